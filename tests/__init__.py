@@ -1,0 +1,1 @@
+"""Tests of httpd_download: python3 -m unittest, from the folder above."""

@@ -1,0 +1,244 @@
+"""What the tests share: a folder to offer, a server in this process or as a program, and raw HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from httpd_download import Deliveries, QuietServer, Share
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "httpd_download.py"
+PATIENCE = 20.0  # seconds after which an event that has not come is taken to be missing
+
+
+class Lines:
+    """Lines that another thread adds, and that a test can wait for."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._added = threading.Condition()
+
+    def add(self, line: str) -> None:
+        with self._added:
+            self._lines.append(line)
+            self._added.notify_all()
+
+    def log(self, peer: str, subject: str, event: str) -> None:
+        """Serve as the log of a server; dates are left out."""
+        self.add(f'{peer} "{subject}" {event}')
+
+    def all(self) -> list[str]:
+        with self._added:
+            return list(self._lines)
+
+    def wait_for(self, pattern: str, count: int = 1) -> str:
+        """Return the *count*-th line in which *pattern* is found; fail when it does not come."""
+        with self._added:
+            if not self._added.wait_for(lambda: len(self._found(pattern)) >= count, PATIENCE):
+                raise AssertionError(f"{count} x {pattern!r} not in:\n" + "\n".join(self._lines))
+            return self._found(pattern)[count - 1]
+
+    def _found(self, pattern: str) -> list[str]:
+        return [line for line in self._lines if re.search(pattern, line)]
+
+
+class Reply:
+    """An answer: status, version (10 or 11), headers and body."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.body = response.read()
+        self.status = response.status
+        self.version = response.version
+        self.headers = response.headers
+
+
+class Served:
+    """A server in this process on a port of loopback, with its log."""
+
+    def __init__(self, server: QuietServer, deliveries: Deliveries, log: Lines) -> None:
+        self.server = server
+        self.deliveries = deliveries
+        self.log = log
+        self.address: tuple[str, int] = ("127.0.0.1", server.server_port)
+
+    def connect(self, receive_buffer: int = 0) -> socket.socket:
+        """Return a connected socket; *receive_buffer* bytes hold a receiver to a small window."""
+        client = socket.socket()
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.settimeout(PATIENCE)
+        client.connect(self.address)
+        return client
+
+    def fetch(self, target: str, headers: dict[str, str] | None = None, method: str = "GET") -> Reply:
+        """Make one request on a connection of its own."""
+        connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request(method, target, headers=headers or {})
+            return Reply(connection.getresponse())
+
+    def raw(self, request: bytes) -> bytes:
+        """Send *request* as it is, half-close, and return all that comes until the server closes."""
+        with self.connect() as client:
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+            return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read until the other side closes or resets."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            chunk = client.recv(1 << 16)
+            if not chunk:
+                break
+            data += chunk
+    return data
+
+
+def read_reply(client: socket.socket, method: str = "GET") -> Reply:
+    """Read one reply from a connection that stays open."""
+    response = http.client.HTTPResponse(client, method=method)
+    response.begin()
+    return Reply(response)
+
+
+class FolderCase(unittest.TestCase):
+    """A test with an empty folder, ``self.folder``, of which nothing remains."""
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name).resolve()
+
+    def write(self, name: str, data: bytes | int = b"0123456789") -> bytes:
+        """Make a file of *data*, or of so many random bytes; return its content."""
+        content = os.urandom(data) if isinstance(data, int) else data
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return content
+
+    def serve(
+        self,
+        files: Sequence[str] = (),
+        secret: str = "",
+        timeout: float = 60.0,
+        wanted: int = 0,
+        watched: bool = True,
+        **options: Any,
+    ) -> Served:
+        """Serve ``self.folder``, or *files*, until the test ends."""
+        log = Lines()
+        deliveries = Deliveries(log.log, timeout, wanted)
+        share = Share(str(self.folder), files, secret)
+        server = QuietServer(("127.0.0.1", 0), share, deliveries, log.log, **options)
+        stopped = threading.Event()
+
+        def watch() -> None:
+            while not stopped.wait(0.02):
+                deliveries.watch()
+
+        threads = [threading.Thread(target=server.serve_forever, args=(0.02,))]
+        threads += [threading.Thread(target=watch)] if watched else []
+        for thread in threads:
+            thread.start()
+
+        def stop() -> None:
+            stopped.set()
+            server.shutdown()
+            server.server_close()
+            for thread in threads:
+                thread.join()
+
+        self.addCleanup(stop)
+        return Served(server, deliveries, log)
+
+
+class Program:
+    """The program as a user starts it, on loopback; ``out`` and ``err`` are its lines."""
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=pipe, stderr=pipe, **{"stdin": subprocess.DEVNULL, **options}
+        )
+        self.out = Lines()
+        self.err = Lines()
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self.out)),
+            threading.Thread(target=self._read, args=(self.process.stderr, self.err)),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream: Any, lines: Lines) -> None:
+        for line in stream:
+            lines.add(line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+
+    def links(self) -> list[str]:
+        """Wait until the links are printed, and return them."""
+        self.out.wait_for("^===== start logging =====$")
+        return [line.split()[1] for line in self.out.all() if line.startswith("link: ")]
+
+    def port(self) -> int:
+        """Return the port that the first line of output names."""
+        match = re.search(r":(\d+)/$", self.out.wait_for("^serving on: "))
+        assert match
+        return int(match[1])
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit status."""
+        status = self.process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+
+
+class ProgramCase(FolderCase):
+    """A test of the program as a process."""
+
+    def start(self, *arguments: str, bind: bool = True, **options: Any) -> Program:
+        """Start the program in ``self.folder``, bound to loopback unless told otherwise."""
+        command = [sys.executable, str(PROGRAM), *(("-b", "127.0.0.1") if bind else ()), *arguments]
+        program = Program(command, **{"cwd": str(self.folder), **options})
+        self.addCleanup(program.stop)
+        return program
+
+    def run_program(self, *arguments: str, **options: Any) -> tuple[int, list[str], list[str]]:
+        """Run a command line that ends by itself; return status, stdout and stderr."""
+        program = self.start(*arguments, bind=False, **options)
+        status = program.wait()
+        return status, program.out.all(), program.err.all()
+
+
+@contextlib.contextmanager
+def deadline(seconds: float = PATIENCE) -> Iterator[None]:
+    """Fail what takes absurdly long: a hang, not a timing."""
+    start = time.monotonic()
+    yield
+    if time.monotonic() - start > seconds:
+        raise AssertionError(f"took more than {seconds} s")
