@@ -425,10 +425,10 @@ class Connection(io.BufferedIOBase):
     def cut(self) -> None:
         """End the connection from another thread; whoever waits for it wakes up."""
         try:
-            if self.queued:  # nobody takes this: let the system drop it
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             # An SSLSocket's own shutdown would drop the encryption under a thread that is sending.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            if self.queued:  # nobody takes this: let the system drop it
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
             pass
 
@@ -480,7 +480,7 @@ class Transfer:
         self.began = 0.0
         self.arrived: float | None = None  # when the last byte was acknowledged
         self.rate = 0.0  # bytes a second, of late
-        self._measured = (0.0, 0)
+        self._measured: tuple[float, int] | None = None
 
     def acknowledged(self, connection: Connection) -> int:
         """Return how many bytes of the body the receiver has."""
@@ -498,21 +498,26 @@ class Transfer:
 
     def measure(self, now: float, acknowledged: int) -> None:
         """Bring ``rate`` up to date, smoothed over the last few seconds."""
-        then, before = self._measured if self._measured[0] else (self.began, 0)
+        then, before = self._measured or (self.began, 0)
         if now - then >= 2 * TICK:
             latest = (acknowledged - before) / (now - then)
-            self.rate += (latest - self.rate) * (0.3 if self._measured[0] else 1)
+            self.rate = 0.7 * self.rate + 0.3 * latest if self._measured else latest
             self._measured = (now, acknowledged)
 
 
 def overlay(spans: Sequence[Span], added: Span) -> tuple[list[Span], list[Span]]:
-    """Unite disjoint, ordered *spans* with *added*; return the union, and what of *added* was there before."""
+    """Unite disjoint *spans* with *added*; return the union, in order, and what of *added* was there before."""
     start, stop = added
-    overlap = [(max(start, one[0]), min(stop, one[1])) for one in spans if one[0] < stop and start < one[1]]
-    touching = [one for one in spans if one[0] <= stop and start <= one[1]]
-    apart = [one for one in spans if not (one[0] <= stop and start <= one[1])]
-    union = (min(start, *(one[0] for one in touching)), max(stop, *(one[1] for one in touching))) if touching else added
-    return sorted([*apart, union]), overlap
+    union, overlap = [], []
+    for span in spans:
+        if span[1] < added[0] or added[1] < span[0]:
+            union.append(span)
+            continue
+        start, stop = min(start, span[0]), max(stop, span[1])
+        common = (max(added[0], span[0]), min(added[1], span[1]))
+        if common[0] < common[1]:
+            overlap.append(common)
+    return sorted([*union, (start, stop)]), overlap
 
 
 class Ledger:
@@ -530,21 +535,23 @@ class Ledger:
 
     def add(self, peer: str, etag: str, size: int, spans: Sequence[Span]) -> int:
         """Enter acknowledged *spans*; return the number of requests that made a copy of *size* bytes whole, else 0."""
+        if not spans:
+            return 0
         requests, copies = self._accounts.pop((peer, etag), (0, []))
         self._spans -= sum(map(len, copies))
         requests += 1
-        carried = list(spans)
-        for index, copy in enumerate(copies):
-            carried, left = [], carried
-            for span in left:
+        copies.append([])
+        added = list(spans)
+        for index, copy in enumerate(copies):  # what one copy has already goes to the next
+            carried = []
+            for span in added:
                 copy, overlap = overlay(copy, span)
                 carried += overlap
-            copies[index] = copy
-        if carried:
-            copies.append(sorted(carried))
-        complete = requests if copies and copies[0] == [(0, size)] else 0
+            copies[index], added = copy, carried
+        copies = [copy for copy in copies if copy]
+        complete = requests if copies[0] == [(0, size)] else 0
         if complete:
-            requests = 1
+            requests = 0
             del copies[0]
         if copies:
             self._accounts[peer, etag] = requests, copies
@@ -603,7 +610,7 @@ class Deliveries:
                 transfer.arrived = transfer.arrived or now
                 if not answered and now - transfer.arrived < RESET_GRACE:
                     break
-                self._end(connection, transfer, transfer.length, self._finished(transfer, transfer.arrived))
+                self._end(connection, transfer)
 
     def terminate(self, connection: Connection, error: BaseException) -> None:
         """End the transfers of *connection* that *error* has broken."""
@@ -649,7 +656,7 @@ class Deliveries:
         with self._changed:
             counts = [f"{name} ({times} times)" if times > 1 else name for name, times in self._delivered.items()]
         cut = [
-            f"{transfer.name} to {transfer.peer} {_share(acknowledged, transfer.length)}"
+            f"{transfer.name} to {transfer.peer} at {_share(acknowledged, transfer.length)}"
             for transfer, acknowledged in self.under_way()
         ]
         delivered = f"delivered: {_some(counts)}" if counts else "nothing was delivered"
@@ -657,35 +664,33 @@ class Deliveries:
 
     def _terminate(self, connection: Connection, reason: str) -> None:
         for transfer in list(connection.transfers):
-            # Its last byte counts as missing, acknowledged or not: whoever resets has not read it.
-            acknowledged = max(0, min(transfer.acknowledged(connection), transfer.length - 1))
-            event = f"req terminated. at {_share(acknowledged, transfer.length)}" + (reason and f", {reason}")
-            self._end(connection, transfer, acknowledged, event)
+            self._end(connection, transfer, reason)
 
-    def _end(self, connection: Connection, transfer: Transfer, acknowledged: int, event: str) -> None:
+    def _end(self, connection: Connection, transfer: Transfer, broken: str | None = None) -> None:
+        """Log that *transfer* finished or, where it is *broken*, why; enter it in the ledger."""
+        acknowledged = transfer.acknowledged(connection)
+        if broken is None:
+            seconds = max((transfer.arrived or 0) - transfer.began, 0.001)
+            rate = format_size(transfer.length / seconds)
+            event = f"req finished. {format_size(transfer.length)}, {seconds:.1f} s, {rate}/s"
+        else:
+            # The last byte counts as missing, acknowledged or not: whoever resets has not read it.
+            acknowledged = max(0, min(acknowledged, transfer.length - 1))
+            event = f"req terminated. at {_share(acknowledged, transfer.length)}" + (broken and f", {broken}")
         self._log(transfer.peer, transfer.request, event)
         spans = transfer.spans(acknowledged)
         # A whole file in one response is a delivery by itself, whatever else its receiver has.
-        whole = acknowledged == transfer.length and sum(map(part_length, spans)) == transfer.size
+        whole = broken is None and sum(map(part_length, spans)) == transfer.size
         requests = 1 if whole else self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans)
         if requests:
-            plural = "s" if requests > 1 else ""
-            self._log(
-                transfer.peer,
-                f"/{transfer.name}",
-                f"delivered. {format_size(transfer.size)} in {requests} request{plural}",
-            )
+            count = "1 request" if requests == 1 else f"{requests} requests"
+            self._log(transfer.peer, f"/{transfer.name}", f"delivered. {format_size(transfer.size)} in {count}")
             self._delivered[transfer.name] = self._delivered.get(transfer.name, 0) + 1
             if self._wanted and sum(self._delivered.values()) >= self._wanted:
                 self.enough.set()
         connection.transfers.remove(transfer)
         connection.progress()
         self._changed.notify_all()
-
-    def _finished(self, transfer: Transfer, arrived: float) -> str:
-        seconds = max(arrived - transfer.began, 0.001)
-        rate = format_size(transfer.length / seconds)
-        return f"req finished. {format_size(transfer.length)}, {seconds:.1f} s, {rate}/s"
 
 
 def format_size(count: float) -> str:
@@ -1156,19 +1161,25 @@ def fit(text: str, columns: int) -> str:
 
 
 def status_line(rows: Sequence[tuple[str, str, int, int, float]], columns: int) -> str:
-    """Return one line, at most *columns* wide, on what is under way.
+    """Return one line, at most *columns* wide, on what is under way: as many of *rows* as find room.
 
-    *rows*: name, peer, acknowledged bytes, all bytes, bytes a second.
+    A row: name, peer, acknowledged bytes, all bytes, bytes a second.
     """
     figures = []
-    for _, peer, acknowledged, length, rate in rows:
+    for _, peer, acknowledged, length, rate in rows[:8]:
         left = int((length - acknowledged) / rate) if rate >= 1 else -1
-        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left" if left >= 0 else "waiting"
+        clock = (
+            f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}" if left >= 3600 else f"{left // 60}:{left % 60:02d}"
+        )
         percent = acknowledged * 100 // length if length else 0
-        figures.append(f" to {peer} {percent}% {format_size(rate)}/s {clock}")
-    room = columns - sum(map(len, figures)) - 3 * (len(rows) - 1)
-    names = [fit(row[0], max(8, room // len(rows))) for row in rows]
-    return fit(" | ".join(name + figure for name, figure in zip(names, figures)), columns)
+        figures.append(f" to {peer} {percent}% {format_size(rate)}/s" + (f" {clock} left" if 0 <= left < 360000 else ""))
+    while True:
+        more = f" | {len(rows) - len(figures)} more" if len(rows) > len(figures) else ""
+        room = (columns - len(more) - len("".join(figures)) - 3 * (len(figures) - 1)) // len(figures)
+        if room >= 8 or len(figures) == 1:
+            break
+        figures.pop()
+    return fit(" | ".join(fit(row[0], max(room, 8)) + figure for row, figure in zip(rows, figures)) + more, columns)
 
 
 class Terminal:
