@@ -1353,7 +1353,12 @@ def make_server(options: argparse.Namespace, share: Share, deliveries: Deliverie
                 ports.append(where[1])
                 del addresses[0]
             elif not ports or not taken:
-                raise OSError(error.errno, error.strerror, f"{where[0]} port {where[1]}") from None
+                advice = {
+                    errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
+                    errno.EADDRNOTAVAIL: "not an address of this machine",
+                    errno.EACCES: "the port needs more rights: name one from 1024 up",
+                }.get(error.errno or 0, error.strerror)
+                raise OSError(error.errno, advice, f"{where[0]} port {where[1]}") from None
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
