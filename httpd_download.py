@@ -12,6 +12,7 @@ import calendar
 import datetime
 import email.utils
 import errno
+import http.client
 import http.server
 import io
 import mimetypes
@@ -27,8 +28,10 @@ import sys
 import threading
 import time
 import urllib.parse
+from bisect import bisect_right
 from collections import OrderedDict
 from http import HTTPStatus
+from itertools import accumulate
 
 try:
     import fcntl
@@ -119,7 +122,10 @@ class Share:
         if self._files:
             yield from ([name] for name in self._files)
             return
-        script = globals().get("__file__")  # there is none when piped into an interpreter
+        try:
+            script = os.stat(__file__)
+        except (NameError, OSError):  # piped into an interpreter: there is no file
+            script = None
         for parent, folders, files in os.walk(self._folder):
             folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
             above = [name for name in parent[len(self._folder) :].split(os.sep) if name]
@@ -127,7 +133,7 @@ class Share:
                 representation = self._open([*above, name])
                 if representation:
                     with representation.file as file:
-                        if not (script and os.path.samestat(os.fstat(file.fileno()), os.stat(script))):
+                        if not (script and os.path.samestat(os.fstat(file.fileno()), script)):
                             yield [*above, name]
 
     def link(self, components: Sequence[str]) -> str:
@@ -248,10 +254,10 @@ def parse_date(value: str) -> int | None:
             continue
         if "%y" not in date_format:
             return calendar.timegm(parsed)
-        # A year of two digits is at most 50 years ahead of us.
-        this_year = time.gmtime().tm_year
-        year = this_year - this_year % 100 + parsed.tm_year % 100
-        return calendar.timegm((year if year <= this_year + 50 else year - 100, *parsed[1:]))
+        # A year of two digits means no time more than 50 years ahead.
+        now = time.gmtime()
+        date = (now.tm_year - now.tm_year % 100 + parsed.tm_year % 100, *parsed[1:6])
+        return calendar.timegm(date if date <= (now.tm_year + 50, *now[1:6]) else (date[0] - 100, *date[1:]))
     return None
 
 
@@ -280,14 +286,12 @@ def precondition_status(headers: Message, etag: str, modified: int) -> HTTPStatu
 
 def if_range_holds(value: str | None, etag: str, modified: int) -> bool:
     """Tell whether Range is to be honoured: no If-Range, the very tag, or the very date (RFC 9110, 13.1.5)."""
-    if value is None or value == etag:
-        return True
-    return '"' not in value and parse_date(value) == modified
+    return value is None or value == etag or parse_date(value) == modified
 
 
 def _entity_tags(value: str, weak: bool) -> list[str]:
     """Return the tags of a list; the weak ones only for the weak comparison (RFC 9110, section 8.8.3.2)."""
-    return [tag for prefix, tag in re.findall('(W/)?("[!#-~\x80-\xff]*")', value) if weak or not prefix]
+    return [tag for prefix, tag in re.findall('(?<![^, \t])(W/)?("[!#-~\x80-\xff]*")', value) if weak or not prefix]
 
 
 def field_value(headers: Message, name: str) -> str | None:
@@ -721,7 +725,7 @@ FOREVER = 86400.0
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 REQUEST_LINE = re.compile(TOKEN + rb" [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]\r?\n")
 FIELD_LINES = re.compile(rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r?\n)*\r?\n")
-HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
+HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
 
 
 def framing_error(headers: Message, version: str) -> str:
@@ -752,6 +756,22 @@ def target_path(target: str) -> str | None:
     return (match[1] or "/") if match and target[0] not in "?#" else None
 
 
+class RequestFields(http.client.HTTPMessage):
+    """The fields of a request, whose Content-Type is nobody's business: email would parse, and choke on, a boundary."""
+
+    def get_content_type(self) -> str:
+        return "text/plain"
+
+
+class Refusal(Exception):
+    """Why a request is answered with an error, raised from wherever that is found out."""
+
+    def __init__(self, status: int, reason: str = "", fields: Fields = ()) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.fields = fields
+
+
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     """Answers GET and HEAD for what a Share offers: whole, in one range or in several."""
 
@@ -759,6 +779,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     wfile: Connection
     raw_requestline: bytes
 
+    MessageClass = RequestFields
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.1"  # so that even a malformed request line gets a head
     disable_nagle_algorithm = True  # else the end of a body waits for a delayed acknowledgement
@@ -804,6 +825,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             self.close_connection = True
             if arrived and not self.server.deliveries.enough.is_set():
                 super().handle_one_request()
+        except Refusal as refusal:
+            self.refuse(refusal)
         except OSError as error:
             self.close_connection = True
             self.server.deliveries.terminate(self.wfile, error)
@@ -820,28 +843,23 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.request_version = self.protocol_version = type(self).protocol_version
         self.command = ""
         if len(self.raw_requestline) > MAX_HEAD:
-            self.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
-            return False
+            raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG)
         if not self.raw_requestline.endswith(b"\n"):
             return False  # the client has gone
         if not REQUEST_LINE.fullmatch(self.raw_requestline):
-            self.refuse(HTTPStatus.BAD_REQUEST, "malformed request line")
-            return False
+            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed request line")
         if b" HTTP/1." not in self.raw_requestline[-12:]:
-            self.refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-            return False
+            raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         fields, line = bytearray(), b" "
-        while line not in (b"\r\n", b"\n", b"") and len(fields) <= MAX_HEAD:
+        while line not in (b"\r\n", b"\n", b""):
             line = self.rfile.readline(MAX_HEAD)
             fields += line
-        if len(fields) > MAX_HEAD:
-            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            return False
+            if len(fields) > MAX_HEAD:
+                raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if not line:
             return False
         if not FIELD_LINES.fullmatch(fields):
-            self.refuse(HTTPStatus.BAD_REQUEST, "malformed field line")
-            return False
+            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed field line")
         # http.server would take some bytes of raw UTF-8 in a target, which curl sends, for blanks.
         self.raw_requestline = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), self.raw_requestline)
         stream, self.rfile = self.rfile, io.BytesIO(fields)
@@ -853,8 +871,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         error = framing_error(self.headers, self.request_version)
         if error:
             self.close_connection = True
-            self.refuse(HTTPStatus.BAD_REQUEST, error)
-            return False
+            raise Refusal(HTTPStatus.BAD_REQUEST, error)
         self.protocol_version = min(self.request_version, self.protocol_version)
         options = re.split("[ \t,]+", (field_value(self.headers, "Connection") or "").lower())
         kept = "keep-alive" in options or self.request_version >= "HTTP/1.1"
@@ -871,23 +888,20 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         path = target_path(self.path)
         if path is None:
-            self.refuse(HTTPStatus.BAD_REQUEST, "malformed request target")
-            return
+            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed request target")
         try:
             representation = self.server.share.open(path)
         except OSError:  # no descriptor left: a 404 would be a lie that clients believe
-            self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, fields=[("Retry-After", "1")])
-            return
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, fields=[("Retry-After", "1")]) from None
         if representation is None:
-            self.refuse(HTTPStatus.NOT_FOUND)
-            return
+            raise Refusal(HTTPStatus.NOT_FOUND)
         with representation.file:
             self.answer(representation)
 
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        self.refuse(HTTPStatus.METHOD_NOT_ALLOWED, fields=[("Allow", "GET, HEAD")])
+        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, fields=[("Allow", "GET, HEAD")])
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
@@ -901,8 +915,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             self.reply(status, fields)
             return
         if status:
-            self.refuse(status)
-            return
+            raise Refusal(status)
         spans = None
         asked = field_value(self.headers, "Range")
         if self.server.resume_only and not re.fullmatch("bytes=[0-9]+-", asked or "", re.IGNORECASE):
@@ -912,11 +925,9 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             try:
                 spans = byte_ranges(asked, size)
             except ValueError as error:
-                self.refuse(HTTPStatus.BAD_REQUEST, str(error))
-                return
+                raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
         if spans == []:
-            self.refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, fields=[("Content-Range", f"bytes */{size}")])
-            return
+            raise Refusal(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, fields=[("Content-Range", f"bytes */{size}")])
         content_type = self.guess_type(representation.name)
         status = HTTPStatus.PARTIAL_CONTENT
         parts: list[Part] = [*spans] if spans else [(0, size)]
@@ -930,10 +941,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             content_type = f"multipart/byteranges; boundary={boundary}"
         self.reply(status, [*fields, ("Content-Type", content_type)], parts, representation)
 
-    def refuse(self, status: int, reason: str = "", fields: Fields = ()) -> None:
+    def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
-        text = f"{int(status)} {HTTPStatus(status).phrase}" + (reason and f": {reason}")
-        self.reply(status, [("Content-Type", "text/plain; charset=utf-8"), *fields], [f"{text}\n".encode()])
+        text = ": ".join(filter(None, [f"{int(refusal.status)} {HTTPStatus(refusal.status).phrase}", str(refusal)]))
+        content_type = ("Content-Type", "text/plain; charset=utf-8")
+        self.reply(refusal.status, [content_type, *refusal.fields], [f"{text}\n".encode()])
 
     def reply(
         self,
@@ -971,7 +983,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request that http.server could not parse, without its *message*, and read no further."""
         self.close_connection = True
-        self.refuse(code)
+        raise Refusal(code)
 
     def guess_type(self, path: Any) -> str:
         """Name a compressed file by its compression, since it is sent without Content-Encoding."""
@@ -1139,25 +1151,32 @@ ESCAPES[0x5C] = "\\\\"
 ESCAPES.update((code, f"\\x{code - 0xDC00:02x}") for code in range(0xDC80, 0xDD00))  # bytes that are no UTF-8
 
 
+LONGEST = 1000  # characters of a request that are logged: nobody is to scroll a terminal away
+
+
 def escape(text: str) -> str:
     """Make *text*, from a disk or a network, safe to print on one line of a terminal."""
     return text.translate(ESCAPES)
 
 
-def width(text: str) -> int:
-    """Return how many columns *text* takes on a terminal."""
+def column_widths(text: str) -> list[int]:
+    """Return how many columns each character of *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
 
-    return sum(0 if category(c) in ("Mn", "Me", "Cf") else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return [0 if category(c) in ("Mn", "Me", "Cf") else 2 if east_asian_width(c) in "WF" else 1 for c in text]
+
+
+def width(text: str) -> int:
+    """Return how many columns *text* takes on a terminal."""
+    return sum(column_widths(text))
 
 
 def fit(text: str, columns: int) -> str:
     """Cut *text* to at most *columns*, with two dots where something is missing."""
     if width(text) <= columns:
         return text
-    while text and width(text) > columns - 2:
-        text = text[:-1]
-    return text + ".."[: max(columns, 0)]
+    ends = list(accumulate(column_widths(text)))
+    return text[: bisect_right(ends, columns - 2)] + ".."[: max(columns, 0)]
 
 
 def status_line(rows: Sequence[tuple[str, str, int, int, float]], columns: int) -> str:
@@ -1172,7 +1191,9 @@ def status_line(rows: Sequence[tuple[str, str, int, int, float]], columns: int) 
             f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}" if left >= 3600 else f"{left // 60}:{left % 60:02d}"
         )
         percent = acknowledged * 100 // length if length else 0
-        figures.append(f" to {peer} {percent}% {format_size(rate)}/s" + (f" {clock} left" if 0 <= left < 360000 else ""))
+        figures.append(
+            f" to {peer} {percent}% {format_size(rate)}/s" + (f" {clock} left" if 0 <= left < 360000 else "")
+        )
     while True:
         more = f" | {len(rows) - len(figures)} more" if len(rows) > len(figures) else ""
         room = (columns - len(more) - len("".join(figures)) - 3 * (len(figures) - 1)) // len(figures)
@@ -1202,6 +1223,8 @@ class Terminal:
 
     def log(self, peer: str, subject: str, event: str) -> None:
         """Print a line in the format of http.server's log."""
+        if len(subject) > LONGEST:
+            subject = subject[:LONGEST] + ".."
         quoted = escape(subject).replace('"', '\\"')
         date = time.strftime("%d/%b/%Y %H:%M:%S")
         self._print(f'{escape(peer)} - - [{date}] "{quoted}" {escape(event)}\n')
