@@ -245,8 +245,10 @@ def http_date(seconds: int) -> str:
     return email.utils.format_datetime(date, usegmt=True)
 
 
-def parse_date(value: str) -> int | None:
+def parse_date(value: str | None) -> int | None:
     """Return the Unix time of a date in one of the three formats of RFC 9110, section 5.6.7, else None."""
+    if not value:
+        return None
     for date_format in ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"):
         try:
             parsed = time.strptime(value.strip(" \t"), date_format)
@@ -268,14 +270,14 @@ def precondition_status(headers: Message, etag: str, modified: int) -> HTTPStatu
     412 or 304 where that is the answer, None where the request is to be served.
     """
     if_match = field_value(headers, "If-Match")
-    unmodified_since = parse_date(field_value(headers, "If-Unmodified-Since") or "")
+    unmodified_since = parse_date(field_value(headers, "If-Unmodified-Since"))
     if if_match is not None:
         if if_match != "*" and etag not in _entity_tags(if_match, weak=False):
             return HTTPStatus.PRECONDITION_FAILED
     elif unmodified_since is not None and modified > unmodified_since:
         return HTTPStatus.PRECONDITION_FAILED
     if_none_match = field_value(headers, "If-None-Match")
-    modified_since = parse_date(field_value(headers, "If-Modified-Since") or "")
+    modified_since = parse_date(field_value(headers, "If-Modified-Since"))
     if if_none_match is not None:
         if if_none_match == "*" or etag in _entity_tags(if_none_match, weak=True):
             return HTTPStatus.NOT_MODIFIED
@@ -324,7 +326,7 @@ def multipart(spans: Sequence[Span], size: int, content_type: str, boundary: str
 TICK = 0.2  # seconds between two looks at what is under way
 RESET_GRACE = 0.5  # seconds in which a receiver that discards what its system took makes that known
 CHUNK = 1 << 14  # bytes copied at a time; also the most that one TLS record holds
-STEP = 1 << 23  # bytes asked of one sendfile
+STEP = 1 << 19  # bytes asked of one sendfile: so many a time-out is progress enough for a slow disk
 TLS_OVERHEAD = 85  # bytes that TLS 1.2 or 1.3 adds to a record, at the most
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout, *((ssl.SSLError,) if ssl else ()))
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
@@ -528,12 +530,14 @@ class Ledger:
     """What each receiver has of each version of a file, over however many requests.
 
     Bytes that come a second time begin a second copy, so two receivers behind
-    one address, each broken off and resumed, make two.  When there are more
-    than *capacity* spans in all, the account that holds the most is forgotten.
+    one address, each broken off and resumed, make two; there are at most
+    *most_copies* at once.  When there are more than *capacity* spans in all,
+    the account that holds the most is forgotten.
     """
 
-    def __init__(self, capacity: int = 1000) -> None:
+    def __init__(self, capacity: int = 1000, most_copies: int = 16) -> None:
         self._capacity = capacity
+        self._most_copies = most_copies
         self._spans = 0
         self._accounts: dict[tuple[str, str], tuple[int, list[list[Span]]]] = {}
 
@@ -544,7 +548,8 @@ class Ledger:
         requests, copies = self._accounts.pop((peer, etag), (0, []))
         self._spans -= sum(map(len, copies))
         requests += 1
-        copies.append([])
+        if len(copies) < self._most_copies:
+            copies.append([])
         added = list(spans)
         for index, copy in enumerate(copies):  # what one copy has already goes to the next
             carried = []
@@ -561,8 +566,8 @@ class Ledger:
             self._accounts[peer, etag] = requests, copies
             self._spans += sum(map(len, copies))
         while self._spans > self._capacity:
-            _, forgotten = self._accounts.pop(max(self._accounts, key=lambda key: len(self._accounts[key][1][0])))
-            self._spans -= sum(map(len, forgotten))
+            largest = max(self._accounts, key=lambda key: sum(map(len, self._accounts[key][1])))
+            self._spans -= sum(map(len, self._accounts.pop(largest)[1]))
         return complete
 
 
@@ -722,10 +727,11 @@ def _some(items: Sequence[str], most: int = 8) -> str:
 
 MAX_HEAD = 1 << 16  # bytes of field lines
 FOREVER = 86400.0
+# Patterns: re compiles them when the first request comes, so that nobody waits for it at the start.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-REQUEST_LINE = re.compile(TOKEN + rb" [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]\r?\n")
-FIELD_LINES = re.compile(rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r?\n)*\r?\n")
-HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
+REQUEST_LINE = TOKEN + rb" [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]\r?\n"
+FIELD_LINES = rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r?\n)*\r?\n"
+HOST = r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?"
 
 
 def framing_error(headers: Message, version: str) -> str:
@@ -736,7 +742,7 @@ def framing_error(headers: Message, version: str) -> str:
     hosts = headers.get_all("Host", [])
     if len(hosts) > 1 or (not hosts and version >= "HTTP/1.1"):
         return "there must be exactly one Host"
-    if hosts and not HOST.fullmatch(hosts[0].strip(" \t")):
+    if hosts and not re.fullmatch(HOST, hosts[0].strip(" \t"), re.ASCII):
         return "malformed Host"
     length = field_value(headers, "Content-Length")
     lengths = {item.strip(" \t") for item in (length or "0").split(",")}
@@ -846,7 +852,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG)
         if not self.raw_requestline.endswith(b"\n"):
             return False  # the client has gone
-        if not REQUEST_LINE.fullmatch(self.raw_requestline):
+        if not re.fullmatch(REQUEST_LINE, self.raw_requestline):
             raise Refusal(HTTPStatus.BAD_REQUEST, "malformed request line")
         if b" HTTP/1." not in self.raw_requestline[-12:]:
             raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
@@ -858,7 +864,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
                 raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if not line:
             return False
-        if not FIELD_LINES.fullmatch(fields):
+        if not re.fullmatch(FIELD_LINES, fields):
             raise Refusal(HTTPStatus.BAD_REQUEST, "malformed field line")
         # http.server would take some bytes of raw UTF-8 in a target, which curl sends, for blanks.
         self.raw_requestline = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), self.raw_requestline)
@@ -1131,7 +1137,7 @@ def numeric_address(text: str) -> tuple[Any, ...]:
         info = socket.getaddrinfo(text, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return info[0][4]
     except (OSError, UnicodeError):
-        raise ValueError(f"{text!r} is not an address in figures, such as 127.0.0.1 or ::1") from None
+        raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1") from None
 
 
 def base_url(host: str, port: int, scheme: str = "http") -> str:
@@ -1269,7 +1275,9 @@ class Terminal:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
         except BrokenPipeError:  # | head -1: from here on to nowhere, or Python complains when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
         except (OSError, ValueError):
             pass
 
@@ -1324,19 +1332,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
     return int(text)
 
 
 def _positive_int(text: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
     return int(text)
 
 
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]+)?", text) or not float(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return float(text)
 
 
@@ -1353,7 +1361,7 @@ def _host(text: str) -> str:
         numeric_address(host)
     except ValueError:
         if not re.fullmatch(r"[^\s\x00-\x20/:?#@\\\[\]]+", host):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a host name or address (without port)") from None
+            raise argparse.ArgumentTypeError(f"{text} is not a host name or address (without port)") from None
     return host
 
 
@@ -1388,14 +1396,24 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files do not make one."""
     if ssl is None:
         raise OSError(errno.ENOTSUP, "this Python was built without ssl", certificate)
+
+    class Socket(ssl.SSLSocket):
+        def recv_into(self, *arguments: Any) -> int:
+            """See a FIN before OpenSSL does, which answers it with an alert, and so provokes a reset."""
+            if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
+                return 0
+            return super().recv_into(*arguments)
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = Socket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
         files = f"{certificate} and {key}" if key else certificate
-        raise OSError(error.errno, f"no certificate and key in PEM: {error.strerror}", files) from None
+        reason = getattr(error, "reason", error.strerror)
+        raise OSError(error.errno, f"not a certificate and its key in PEM: {reason}", files) from None
     return context
 
 

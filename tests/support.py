@@ -7,11 +7,13 @@ import http.client
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import unicodedata
 import unittest
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -242,3 +244,67 @@ def deadline(seconds: float = PATIENCE) -> Iterator[None]:
     yield
     if time.monotonic() - start > seconds:
         raise AssertionError(f"took more than {seconds} s")
+
+
+def reset(client: socket.socket) -> None:
+    """Close *client* with a reset, as a receiver does whose program was killed."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+class Screen:
+    """What a terminal shows of what was written to it: lines that fold at its width, and fold anew with it."""
+
+    def __init__(self, columns: int = 80) -> None:
+        self.columns = columns
+        self._lines: list[list[str]] = [[]]  # cells; the second one of a wide character is empty
+        self._line = self._cell = 0
+
+    def lines(self) -> list[str]:
+        """Return the lines as they were written, unfolded, without the empty ones at the end."""
+        lines = ["".join(line) for line in self._lines]
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines
+
+    def rows(self) -> list[str]:
+        """Return the rows as they are seen, without the empty ones at the end."""
+        rows = []
+        for line in self._lines:
+            starts = range(0, max(len(line), 1), self.columns)
+            rows += ["".join(line[start : start + self.columns]).rstrip() for start in starts]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+    def feed(self, text: str) -> None:
+        for sequence, lines, character in re.findall(r"(\x1b\[(?:(\d+)A|J))|([^\x1b]|\x1b)", text):
+            if character == "\n":
+                self._line += 1
+                self._lines[self._line :] = self._lines[self._line :] or [[]]
+                self._cell = 0
+            elif character == "\r":
+                self._cell -= self._cell - self._row() * self.columns
+            elif character:
+                assert character >= " ", f"{character!r} on a terminal"
+                cells = [character, *[""] * (unicodedata.east_asian_width(character) in "WF")]
+                self._lines[self._line][self._cell : self._cell + len(cells)] = cells
+                self._cell += len(cells)
+            elif lines:
+                for _ in range(int(lines)):
+                    self._up()
+            elif sequence:
+                del self._lines[self._line][self._cell :], self._lines[self._line + 1 :]
+
+    def _row(self) -> int:
+        """Return which row of its line the cursor is on; past the last cell it waits there."""
+        return max(self._cell - 1, 0) // self.columns
+
+    def _up(self) -> None:
+        if self._row():
+            self._cell -= self.columns
+        else:
+            assert self._line, "above the top of the screen"
+            self._line -= 1
+            last = max(len(self._lines[self._line]) - 1, 0) // self.columns
+            self._cell = last * self.columns + self._cell
