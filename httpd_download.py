@@ -29,7 +29,7 @@ import threading
 import time
 import urllib.parse
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from http import HTTPStatus
 from itertools import accumulate
 
@@ -325,9 +325,8 @@ def multipart(spans: Sequence[Span], size: int, content_type: str, boundary: str
 
 TICK = 0.2  # seconds between two looks at what is under way
 RESET_GRACE = 0.5  # seconds in which a receiver that discards what its system took makes that known
-CHUNK = 1 << 14  # bytes copied at a time; also the most that one TLS record holds
+CHUNK = 1 << 14  # bytes copied at a time: what one TLS record holds
 STEP = 1 << 19  # bytes asked of one sendfile: so many a time-out is progress enough for a slow disk
-TLS_OVERHEAD = 85  # bytes that TLS 1.2 or 1.3 adds to a record, at the most
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout, *((ssl.SSLError,) if ssl else ()))
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
 
@@ -338,21 +337,16 @@ def is_network_error(error: BaseException) -> bool:
 
 
 def unacknowledged(connected: socket.socket) -> int | None:
-    """Return how many bytes the receiver has not acknowledged yet; None where the system cannot tell.
-
-    Over TLS the queue holds records, of which the result is a low estimate.
-    """
-    queued = 0
+    """Return how many bytes the receiver has not acknowledged yet; None where the system cannot tell."""
     try:
-        queued = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+        queued: int = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+        return queued
     except (AttributeError, OSError):
-        try:  # macOS has SO_NWRITE, for which Python has no name
-            queued = connected.getsockopt(socket.SOL_SOCKET, 0x1024)
-        except OSError:
-            return None
-    if queued and ssl and isinstance(connected, ssl.SSLSocket):
-        queued = max(1, queued - TLS_OVERHEAD * (queued // CHUNK + 2))
-    return queued
+        pass
+    try:  # macOS has SO_NWRITE, for which Python has no name
+        return connected.getsockopt(socket.SOL_SOCKET, 0x1024)
+    except OSError:
+        return None
 
 
 class Connection(io.BufferedIOBase):
@@ -373,7 +367,7 @@ class Connection(io.BufferedIOBase):
         self._clock = clock
         self._buffer = b""
         self._sendfile = hasattr(os, "sendfile") and not (ssl and isinstance(connected, ssl.SSLSocket))
-        self._sent = 0  # bytes handed to the system since the connection was made
+        self.sent = 0  # bytes handed to the system since the connection was made
         self.acknowledged = 0  # of these
         self.queued: int | None = 0  # bytes that wait for an acknowledgement; None: the system cannot tell
         self.reset = False
@@ -389,7 +383,7 @@ class Connection(io.BufferedIOBase):
 
     def tell(self) -> int:
         """Return the position in the stream of what is written next."""
-        return self._sent + len(self._buffer)
+        return self.sent + len(self._buffer)
 
     def flush(self) -> None:
         self._flush(0)
@@ -417,7 +411,7 @@ class Connection(io.BufferedIOBase):
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether the receiver reset the connection."""
-        sent = self._sent  # read before the queue: what is handed over in between must not count
+        sent = self.sent  # read before the queue: what is handed over in between must not count
         self.queued = self._unacknowledged(self._socket)
         acknowledged = sent - (self.queued or 0)  # where the system cannot tell, handed over counts
         if acknowledged > self.acknowledged:
@@ -441,7 +435,7 @@ class Connection(io.BufferedIOBase):
     def _flush(self, flags: int) -> None:
         while self._buffer:
             sent = self._socket.send(self._buffer, flags)
-            self._sent += sent
+            self.sent += sent
             self._buffer = self._buffer[sent:]
 
     def _send_span(self, file: io.FileIO, start: int, stop: int) -> None:
@@ -452,7 +446,7 @@ class Connection(io.BufferedIOBase):
             if not sent:
                 raise EOFError("the file became shorter")
             start += sent
-            self._sent += sent
+            self.sent += sent
 
     def _send_some(self, file: io.FileIO, start: int, count: int) -> int:
         while self._sendfile:
@@ -474,13 +468,22 @@ class Connection(io.BufferedIOBase):
 class Transfer:
     """One body on its way: which bytes of which version of which file, and where in the stream."""
 
-    def __init__(self, peer: str, request: str, representation: Representation, parts: Sequence[Part]) -> None:
+    def __init__(
+        self,
+        peer: str,
+        request: str,
+        representation: Representation,
+        parts: Sequence[Part],
+        end: int | None = None,
+    ) -> None:
+        """*end*: where a single range that names its end stops; None for a whole file and for ``bytes=N-``."""
         self.peer = peer
         self.request = request
         self.name = representation.name
         self.etag = representation.etag
         self.size = representation.size
         self.parts = parts
+        self.asked = (parts[0][0], end) if len(parts) == 1 and isinstance(parts[0], tuple) else None
         self.length = sum(map(part_length, parts))
         self.start = 0  # position of the body in the stream of its connection
         self.began = 0.0
@@ -488,16 +491,16 @@ class Transfer:
         self.rate = 0.0  # bytes a second, of late
         self._measured: tuple[float, int] | None = None
 
-    def acknowledged(self, connection: Connection) -> int:
-        """Return how many bytes of the body the receiver has."""
-        return min(max(connection.acknowledged - self.start, 0), self.length)
+    def progress(self, position: int) -> int:
+        """Return how many bytes of the body lie before *position* in the stream."""
+        return min(max(position - self.start, 0), self.length)
 
-    def spans(self, acknowledged: int) -> list[Span]:
-        """Return the spans of the file that the first *acknowledged* bytes of the body hold."""
+    def spans(self, count: int) -> list[Span]:
+        """Return the spans of the file that the first *count* bytes of the body hold."""
         spans = []
         for part in self.parts:
-            taken = min(part_length(part), acknowledged)
-            acknowledged -= taken
+            taken = min(part_length(part), count)
+            count -= taken
             if taken and not isinstance(part, bytes):
                 spans.append((part[0], part[0] + taken))
         return spans
@@ -526,48 +529,91 @@ def overlay(spans: Sequence[Span], added: Span) -> tuple[list[Span], list[Span]]
     return sorted([*union, (start, stop)]), overlap
 
 
+class Account:
+    """What one receiver has of one version of a file."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.copies: list[list[Span]] = []  # the first is nearest to being whole
+        self.asked: deque[tuple[int, int | None]] = deque(maxlen=32)  # starts of ranges, and the ends they named
+        self.unsure: deque[tuple[int, int, int | None]] = deque(maxlen=32)  # handed over, not acknowledged; the end
+
+    def enter(self, spans: Sequence[Span], most_copies: int) -> None:
+        """Add *spans*: what one copy has already goes to the next."""
+        if len(self.copies) < most_copies:
+            self.copies.append([])
+        added = list(spans)
+        for index, copy in enumerate(self.copies):
+            carried = []
+            for span in added:
+                copy, overlap = overlay(copy, span)
+                carried += overlap
+            self.copies[index], added = copy, carried
+        self.copies = [copy for copy in self.copies if copy]
+
+    def weight(self) -> int:
+        """Return how much there is to remember."""
+        return 1 + sum(map(len, self.copies))
+
+
 class Ledger:
     """What each receiver has of each version of a file, over however many requests.
 
     Bytes that come a second time begin a second copy, so two receivers behind
     one address, each broken off and resumed, make two; there are at most
-    *most_copies* at once.  When there are more than *capacity* spans in all,
-    the account that holds the most is forgotten.
+    *most_copies* at once.  When there are more than *capacity* spans and
+    accounts in all, the largest account is forgotten.
     """
 
     def __init__(self, capacity: int = 1000, most_copies: int = 16) -> None:
         self._capacity = capacity
         self._most_copies = most_copies
-        self._spans = 0
-        self._accounts: dict[tuple[str, str], tuple[int, list[list[Span]]]] = {}
+        self._weight = 0
+        self._accounts: dict[tuple[str, str], Account] = {}
 
-    def add(self, peer: str, etag: str, size: int, spans: Sequence[Span]) -> int:
-        """Enter acknowledged *spans*; return the number of requests that made a copy of *size* bytes whole, else 0."""
-        if not spans:
-            return 0
-        requests, copies = self._accounts.pop((peer, etag), (0, []))
-        self._spans -= sum(map(len, copies))
-        requests += 1
-        if len(copies) < self._most_copies:
-            copies.append([])
-        added = list(spans)
-        for index, copy in enumerate(copies):  # what one copy has already goes to the next
-            carried = []
-            for span in added:
-                copy, overlap = overlay(copy, span)
-                carried += overlap
-            copies[index], added = copy, carried
-        copies = [copy for copy in copies if copy]
-        complete = requests if copies[0] == [(0, size)] else 0
+    def add(
+        self,
+        peer: str,
+        etag: str,
+        size: int,
+        spans: Sequence[Span],
+        asked: tuple[int, int | None] | None = None,
+        handed: int = 0,
+    ) -> int:
+        """Enter acknowledged *spans*; return the number of requests that made a copy of *size* bytes whole, else 0.
+
+        *asked*: where a single range starts, and the end that it named;
+        *handed*: how far into the file it was handed over.  A receiver can
+        have read what it never acknowledged: a reset overtakes the
+        acknowledgement, a network that breaks swallows it.  Where it then
+        goes on, towards the same end, tells how much that was.
+        """
+        account = self._accounts.pop((peer, etag), None)
+        self._weight -= account.weight() if account else 0
+        account = account or Account()
+        if spans:
+            account.requests += 1
+            account.enter(spans, self._most_copies)
+        if asked:
+            account.asked.append(asked)
+            acknowledged = spans[-1][1] if spans else asked[0]
+            if handed > acknowledged:
+                account.unsure.append((acknowledged, handed, asked[1]))
+        for first, last, end in [*account.unsure]:
+            starts = [start for start, named in account.asked if first < start <= last and named == end]
+            if starts:
+                account.unsure.remove((first, last, end))
+                account.enter([(first, starts[0])], self._most_copies)
+        complete = account.requests if account.copies[:1] == [[(0, size)]] else 0
         if complete:
-            requests = 0
-            del copies[0]
-        if copies:
-            self._accounts[peer, etag] = requests, copies
-            self._spans += sum(map(len, copies))
-        while self._spans > self._capacity:
-            largest = max(self._accounts, key=lambda key: sum(map(len, self._accounts[key][1])))
-            self._spans -= sum(map(len, self._accounts.pop(largest)[1]))
+            account.requests = 0
+            del account.copies[0]
+        if account.copies or account.unsure:
+            self._accounts[peer, etag] = account
+            self._weight += account.weight()
+        while self._weight > self._capacity:
+            largest = max(self._accounts, key=lambda key: self._accounts[key].weight())
+            self._weight -= self._accounts.pop(largest).weight()
         return complete
 
 
@@ -610,8 +656,9 @@ class Deliveries:
             if not connection.transfers:
                 return
             connection.look()
-            if connection.reset:
-                self._terminate(connection, "")
+            last = connection.transfers[-1]
+            if connection.reset and connection.sent >= last.start + last.length:
+                self._terminate(connection, "")  # else its thread is about to find out, and knows what it sent
             now = self._clock()
             for transfer in list(connection.transfers):
                 if connection.acknowledged < transfer.start + transfer.length:
@@ -625,7 +672,9 @@ class Deliveries:
         """End the transfers of *connection* that *error* has broken."""
         with self._changed:
             connection.reset = connection.reset or isinstance(error, ConnectionError)
-            self.settle(connection, answered=True)
+            if not connection.reset:
+                self.settle(connection, answered=True)
+            connection.look()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             self._terminate(connection, "" if is_network_error(error) else reason)
 
@@ -647,13 +696,13 @@ class Deliveries:
                     self._terminate(connection, f"nothing {idle} for {self._timeout:g} s")
                     connection.cut()
                 for transfer in connection.transfers:
-                    transfer.measure(now, transfer.acknowledged(connection))
+                    transfer.measure(now, transfer.progress(connection.acknowledged))
 
     def under_way(self) -> list[tuple[Transfer, int]]:
         """Return the transfers that have not ended, oldest first, each with its acknowledged bytes."""
         with self._changed:
             pairs = [
-                (transfer, transfer.acknowledged(connection))
+                (transfer, transfer.progress(connection.acknowledged))
                 for connection in self._connections
                 for transfer in connection.transfers
             ]
@@ -677,7 +726,7 @@ class Deliveries:
 
     def _end(self, connection: Connection, transfer: Transfer, broken: str | None = None) -> None:
         """Log that *transfer* finished or, where it is *broken*, why; enter it in the ledger."""
-        acknowledged = transfer.acknowledged(connection)
+        acknowledged = transfer.progress(connection.acknowledged)
         if broken is None:
             seconds = max((transfer.arrived or 0) - transfer.began, 0.001)
             rate = format_size(transfer.length / seconds)
@@ -690,7 +739,9 @@ class Deliveries:
         spans = transfer.spans(acknowledged)
         # A whole file in one response is a delivery by itself, whatever else its receiver has.
         whole = broken is None and sum(map(part_length, spans)) == transfer.size
-        requests = 1 if whole else self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans)
+        handed = transfer.progress(connection.sent) + (transfer.asked[0] if transfer.asked else 0)
+        asked = (transfer.asked, handed)
+        requests = 1 if whole else self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans, *asked)
         if requests:
             count = "1 request" if requests == 1 else f"{requests} requests"
             self._log(transfer.peer, f"/{transfer.name}", f"delivered. {format_size(transfer.size)} in {count}")
@@ -732,6 +783,11 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 REQUEST_LINE = TOKEN + rb" [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]\r?\n"
 FIELD_LINES = rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r?\n)*\r?\n"
 HOST = r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?"
+
+
+def tls_reason(error: OSError) -> str:
+    """Say what OpenSSL found wrong, without its place in _ssl.c."""
+    return str(getattr(error, "reason", None) or error.strerror or error).replace("_", " ").lower()
 
 
 def framing_error(headers: Message, version: str) -> str:
@@ -792,6 +848,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     # A timeout, however long, makes the socket non-blocking, so that os.sendfile tells what the
     # system has taken.  The real limits are about progress: Deliveries.watch keeps them.
     timeout = FOREVER
+    rbufsize = 1 << 10  # a head needs no more, and every connection holds one
 
     def setup(self) -> None:
         super().setup()
@@ -803,7 +860,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             try:
                 self.connection.do_handshake()
             except OSError as error:
-                self.server.log(self.client_address[0], "-", f"TLS handshake failed. {error.strerror or error}")
+                self.server.log(self.client_address[0], "-", f"TLS handshake failed. {tls_reason(error)}")
                 return
             self.wfile.progress()
         super().handle()
@@ -934,6 +991,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
                 raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
         if spans == []:
             raise Refusal(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, fields=[("Content-Range", f"bytes */{size}")])
+        end = None
         content_type = self.guess_type(representation.name)
         status = HTTPStatus.PARTIAL_CONTENT
         parts: list[Part] = [*spans] if spans else [(0, size)]
@@ -941,11 +999,13 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             status = HTTPStatus.OK
         elif len(spans) == 1:
             fields.append(("Content-Range", content_range(spans[0], size)))
+            end = None if asked and asked.endswith("-") else spans[0][1]
         else:
             boundary = os.urandom(12).hex()
             parts = multipart(spans, size, content_type, boundary)
             content_type = f"multipart/byteranges; boundary={boundary}"
-        self.reply(status, [*fields, ("Content-Type", content_type)], parts, representation)
+        transfer = Transfer(self.client_address[0], self.requestline, representation, parts, end)
+        self.reply(status, [*fields, ("Content-Type", content_type)], parts, representation.file, transfer)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
@@ -958,9 +1018,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         status: int,
         fields: Fields,
         parts: Sequence[Part] = (),
-        representation: Representation | None = None,
+        file: io.FileIO | None = None,
+        transfer: Transfer | None = None,
     ) -> None:
-        """Send every answer there is: a head, and a body of *parts* of *representation*."""
+        """Send every answer there is: a head, and a body of *parts*, spans being those of *file*."""
         self.close_connection = self.close_connection or self.server.deliveries.enough.is_set()
         self.send_response(status)
         for name, value in fields:
@@ -975,11 +1036,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             parts = ()
-        elif representation:
-            transfer = Transfer(self.client_address[0], self.requestline, representation, parts)
+        elif transfer:
             self.server.deliveries.begin(self.wfile, transfer)
         try:
-            self.wfile.send(parts, representation.file if representation else None)
+            self.wfile.send(parts, file)
         except BaseException as error:
             self.close_connection = True
             self.server.deliveries.terminate(self.wfile, error)
@@ -1412,8 +1472,7 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except OSError as error:
         files = f"{certificate} and {key}" if key else certificate
-        reason = getattr(error, "reason", error.strerror)
-        raise OSError(error.errno, f"not a certificate and its key in PEM: {reason}", files) from None
+        raise OSError(error.errno, f"not a certificate and its key in PEM: {tls_reason(error)}", files) from None
     return context
 
 

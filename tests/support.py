@@ -16,7 +16,7 @@ import time
 import unicodedata
 import unittest
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from httpd_download import Deliveries, QuietServer, Share
 
@@ -154,12 +154,18 @@ class FolderCase(unittest.TestCase):
             while not stopped.wait(0.02):
                 deliveries.watch()
 
-        threads = [threading.Thread(target=server.serve_forever, args=(0.02,))]
-        threads += [threading.Thread(target=watch)] if watched else []
+        threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)]
+        threads += [threading.Thread(target=watch, daemon=True)] if watched else []
         for thread in threads:
             thread.start()
 
         def stop() -> None:
+            while deliveries._connections:  # so that no thread outlives its test
+                with deliveries._changed:
+                    for connection in list(deliveries._connections):
+                        deliveries.terminate(connection, ConnectionAbortedError())
+                        connection.cut()
+                stopped.wait(0.01)
             stopped.set()
             server.shutdown()
             server.server_close()
@@ -308,3 +314,12 @@ class Screen:
             self._line -= 1
             last = max(len(self._lines[self._line]) - 1, 0) // self.columns
             self._cell = last * self.columns + self._cell
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what nothing announces; fail when it does not come."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not so after {PATIENCE:g} s")
+        time.sleep(0.01)

@@ -10,10 +10,10 @@ import socket
 import threading
 import time
 import unittest
-from typing import Callable
+from typing import Callable, Optional, Tuple
 
 from httpd_download import RESET_GRACE, Connection, Deliveries, Ledger, Representation, Transfer, format_size, overlay
-from tests.support import FolderCase, Lines, Served, deadline, read_all, read_reply, reset
+from tests.support import FolderCase, Lines, Served, deadline, read_all, read_reply, reset, until
 
 MB = 10**6
 NARROW = 4096  # bytes of SO_RCVBUF that make a slow receiver out of a fast one
@@ -51,6 +51,10 @@ class OverlayTest(unittest.TestCase):
                 self.assertTrue(all(one[1] < other[0] for one, other in zip(spans, spans[1:])), spans)
 
 
+Span = Tuple[int, int]
+Asked = Tuple[int, Optional[int]]
+
+
 class LedgerTest(unittest.TestCase):
     """Each row: what is entered for a file of 160 bytes, and after how many requests which entry made it whole."""
 
@@ -80,6 +84,31 @@ class LedgerTest(unittest.TestCase):
         for name, entries, expected in table:
             with self.subTest(name):
                 self.check(entries, expected)
+
+    def test_where_a_receiver_goes_on_tells_what_it_had(self) -> None:
+        # Acknowledged spans, what was asked for (start, and the end that was named), how far it was handed over.
+        table: list[tuple[str, list[tuple[Span, Asked, int]], list[int]]] = [
+            ("a little more", [((0, 70), (0, None), 120), ((75, 160), (75, None), 160)], [0, 2]),
+            ("all of it", [((0, 70), (0, None), 120), ((120, 160), (120, None), 160)], [0, 2]),
+            ("the old connection ends last", [((75, 160), (75, None), 160), ((0, 70), (0, None), 120)], [0, 2]),
+            ("more than was handed over", [((0, 70), (0, None), 120), ((121, 160), (121, None), 160)], [0, 0]),
+            ("a segment is no resumption", [((0, 70), (0, None), 120), ((75, 160), (75, 160), 160)], [0, 0]),
+            (
+                "a segment, resumed",
+                [((0, 80), (0, 80), 80), ((80, 90), (80, 160), 130), ((95, 160), (95, 160), 160)],
+                [0, 0, 3],
+            ),
+            (
+                "once for each break",
+                [((0, 70), (0, None), 120), ((75, 160), (75, None), 160), ((75, 160), (75, None), 160)],
+                [0, 2, 0],
+            ),
+        ]
+        for name, entries, expected in table:
+            with self.subTest(name):
+                ledger = Ledger()
+                found = [ledger.add("peer", '"tag"', 160, [span], asked, handed) for span, asked, handed in entries]
+                self.assertEqual(found, expected)
 
     def test_16_segments_in_any_order(self) -> None:
         segments = [[(n, n + 10)] for n in range(0, 160, 10)]
@@ -569,6 +598,26 @@ class DeliveredTest(SocketCase):
         served.fetch("/f", {"Range": "bytes=0-"})
         served.fetch("/f")
         served.log.wait_for("delivered. 1000 B in 1 request$", 2)
+
+    def test_a_reset_that_overtook_the_acknowledgement(self) -> None:
+        """A receiver can have read, and go on after, what it never acknowledged."""
+        self.write("f", 200_000)
+        self.break_and_go_on("")
+        self.break_and_go_on("199999")
+
+    def break_and_go_on(self, end: str) -> None:
+        served = self.serve()
+        client = served.connect(NARROW)
+        client.sendall(b"GET /f HTTP/1.1\r\nHost: x\r\nRange: bytes=0-" + end.encode() + b"\r\n\r\n")
+        served.log.wait_for("206")
+        (connection,) = served.deliveries._connections
+        # Its window is a few KiB: what lies further ahead has been handed over, and is not acknowledged.
+        until(lambda: connection.sent - connection.acknowledged > 10 * NARROW, "it is handed over")
+        start = connection.sent - connection.transfers[0].start - 1
+        reset(client)
+        served.log.wait_for("req terminated")
+        self.assertEqual(served.fetch("/f", {"Range": f"bytes={start}-{end}"}).status, 206)
+        served.log.wait_for(r'"/f" delivered\. 195\.3 KiB in 2 requests$')
 
     def test_interrupted_and_resumed(self) -> None:
         data = self.write("f", MB)

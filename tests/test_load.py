@@ -20,23 +20,14 @@ import threading
 import time
 import unittest
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Iterable
 from unittest import mock
 
 import httpd_download
 from httpd_download import Deliveries, Ledger, QuietServer, Share
-from tests.support import PATIENCE, FolderCase, Lines, Program, ProgramCase, Served, read_all, read_reply, reset
+from tests.support import PATIENCE, FolderCase, Lines, Program, ProgramCase, Served, read_all, read_reply, reset, until
 
 PROC = Path("/proc/self/stat").exists()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what nothing announces; fail when it does not come."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not so after {PATIENCE:g} s")
-        time.sleep(0.01)
 
 
 def request(target: str = "/a.txt", *fields: str) -> bytes:
@@ -86,6 +77,9 @@ class LoadCase(ProgramCase):
     def setUp(self) -> None:
         super().setUp()
         self.write("a.txt", b"hello\n")
+        grace = mock.patch("httpd_download.RESET_GRACE", 0.05)  # nothing here depends on its length
+        grace.start()
+        self.addCleanup(grace.stop)
 
     def client(self, address: tuple[str, int], receive_buffer: int = 0, sends: bytes = b"") -> socket.socket:
         client = socket.socket()
