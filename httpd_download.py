@@ -29,7 +29,7 @@ import threading
 import time
 import urllib.parse
 from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import deque
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import accumulate
@@ -77,7 +77,13 @@ class Representation:
         self.name = name
         self.size = status.st_size
         self.mtime = status.st_mtime_ns // 10**9
+        self._mtime_ns = status.st_mtime_ns
         self.etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+
+    def is_overwritten(self) -> bool:
+        """Tell whether the file was changed in place since it was opened; one that only grew was not."""
+        status = os.fstat(self.file.fileno())
+        return status.st_size == self.size and status.st_mtime_ns != self._mtime_ns
 
 
 class Share:
@@ -96,7 +102,7 @@ class Share:
             os.listdir(self._folder)
         for path in files:
             name = os.path.basename(os.path.abspath(path))
-            if name in self._files:
+            if name in self._files and not os.path.samefile(path, self._files[name]):
                 raise ValueError(f"two files would have one link: {self._files[name]} and {path}")
             self._files[name] = path
             _open_regular(path, name).file.close()
@@ -143,7 +149,7 @@ class Share:
         return "".join("/" + urllib.parse.quote(os.fsencode(part), safe="") for part in parts)
 
     def _open(self, components: Sequence[str]) -> Representation | None:
-        path = self._files.get(*components) if self._files and len(components) == 1 else None
+        path = self._files.get(components[0]) if self._files and len(components) == 1 else None
         if not self._files and components and all(map(_is_offered, components)):
             path = self._resolve(components)
         if path is None:
@@ -160,7 +166,7 @@ class Share:
         path = self._folder
         for component in components:
             path = os.path.join(path, component)
-            if os.path.islink(path):
+            if os.path.islink(path) or os.sep == "\\":  # a junction of Windows is no link
                 break
         else:  # as nearly always, and a tenth of the time of a small request is saved
             return path
@@ -383,9 +389,6 @@ class Connection(io.BufferedIOBase):
         self.moved = clock()  # when something last went forward
         self.transfers: list[Transfer] = []  # those not yet ended, in the order of the stream
 
-    def writable(self) -> bool:
-        return True
-
     def write(self, data: Any) -> int:
         self._buffer += data
         return len(data)
@@ -398,23 +401,23 @@ class Connection(io.BufferedIOBase):
         self._flush(0)
 
     def close(self) -> None:
-        self._buffer = b""
+        self._buffer = b""  # or the base class would flush it to a dead socket
         super().close()
 
-    def send(self, parts: Sequence[Part], file: io.FileIO | None = None) -> None:
-        """Hand *parts* over, spans being those of *file*, and what was written before them.
+    def send(self, parts: Sequence[Part], representation: Representation | None = None) -> None:
+        """Hand *parts* over, spans being those of *representation*, and what was written before them.
 
         Raise OSError where the connection or the disk fails, and EOFError
-        where *file* has become shorter than a span.
+        where the file is no longer what it was.
         """
         for part in parts:
             if isinstance(part, bytes):
                 self.write(part)
-            elif file:
-                self._send_span(file, *part)
+            elif representation:
+                self._send_span(representation, *part)
         self.flush()
 
-    def progress(self) -> None:
+    def went_forward(self) -> None:
         """Note that the receiver did something that counts as going forward."""
         self.moved = self._clock()
 
@@ -425,7 +428,7 @@ class Connection(io.BufferedIOBase):
         acknowledged = sent - (self.queued or 0)  # where the system cannot tell, handed over counts
         if acknowledged > self.acknowledged:
             self.acknowledged = acknowledged
-            self.progress()
+            self.went_forward()
         try:
             self.reset = self.reset or self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
         except OSError:
@@ -447,11 +450,13 @@ class Connection(io.BufferedIOBase):
             self.sent += sent
             self._buffer = self._buffer[sent:]
 
-    def _send_span(self, file: io.FileIO, start: int, stop: int) -> None:
+    def _send_span(self, representation: Representation, start: int, stop: int) -> None:
         # The head leaves in one packet with the first bytes of the file.
         self._flush(getattr(socket, "MSG_MORE", 0) if self._sendfile and start < stop else 0)
         while start < stop:
-            sent = self._send_some(file, start, stop - start)
+            if representation.is_overwritten():
+                raise EOFError("the file was changed")
+            sent = self._send_some(representation.file, start, stop - start)
             if not sent:
                 raise EOFError("the file became shorter")
             start += sent
@@ -519,7 +524,7 @@ class Transfer:
         then, before = self._measured or (self.began, 0)
         if now - then >= 2 * TICK:
             latest = (acknowledged - before) / (now - then)
-            self.rate = 0.7 * self.rate + 0.3 * latest if self._measured else latest
+            self.rate = 0.9 * self.rate + 0.1 * latest if self._measured else latest
             self._measured = (now, acknowledged)
 
 
@@ -547,7 +552,7 @@ class Account:
         self.asked: deque[tuple[int, int | None]] = deque(maxlen=32)  # starts of ranges, and the ends they named
         self.unsure: deque[tuple[int, int, int | None]] = deque(maxlen=32)  # handed over, not acknowledged; the end
 
-    def enter(self, spans: Sequence[Span], most_copies: int) -> None:
+    def add(self, spans: Sequence[Span], most_copies: int) -> None:
         """Add *spans*: what one copy has already goes to the next."""
         if len(self.copies) < most_copies:
             self.copies.append([])
@@ -592,7 +597,7 @@ class Ledger:
         """Enter acknowledged *spans*; return the number of requests that made a copy of *size* bytes whole, else 0.
 
         *asked*: where a single range starts, and the end that it named;
-        *handed*: how far into the file it was handed over.  A receiver can
+        *handed*: how many more of its bytes were handed over.  A receiver can
         have read what it never acknowledged: a reset overtakes the
         acknowledgement, a network that breaks swallows it.  Where it then
         goes on, towards the same end, tells how much that was.
@@ -602,17 +607,17 @@ class Ledger:
         account = account or Account()
         if spans:
             account.requests += 1
-            account.enter(spans, self._most_copies)
+            account.add(spans, self._most_copies)
         if asked:
             account.asked.append(asked)
-            acknowledged = spans[-1][1] if spans else asked[0]
-            if handed > acknowledged:
-                account.unsure.append((acknowledged, handed, asked[1]))
-        for first, last, end in [*account.unsure]:
-            starts = [start for start, named in account.asked if first < start <= last and named == end]
+            if handed:
+                acknowledged = spans[-1][1] if spans else asked[0]
+                account.unsure.append((acknowledged, acknowledged + handed, asked[1]))
+        for acknowledged, stop, end in [*account.unsure]:
+            starts = [start for start, named in account.asked if acknowledged < start <= stop and named == end]
             if starts:
-                account.unsure.remove((first, last, end))
-                account.enter([(first, starts[0])], self._most_copies)
+                account.unsure.remove((acknowledged, stop, end))
+                account.add([(acknowledged, starts[0])], self._most_copies)
         complete = account.requests if account.copies[:1] == [[(0, size)]] else 0
         if complete:
             account.requests = 0
@@ -667,7 +672,7 @@ class Deliveries:
             connection.look()
             last = connection.transfers[-1]
             if connection.reset and connection.sent >= last.start + last.length:
-                self._terminate(connection, "")  # else its thread is about to find out, and knows what it sent
+                self._terminate(connection)  # else its thread is about to find out, and knows what it sent
             now = self._clock()
             for transfer in list(connection.transfers):
                 if connection.acknowledged < transfer.start + transfer.length:
@@ -675,11 +680,11 @@ class Deliveries:
                 transfer.arrived = transfer.arrived or now
                 if not answered and now - transfer.arrived < RESET_GRACE:
                     break
-                self._end(connection, transfer)
+                self._end(connection, transfer, True)
 
     def terminate(self, connection: Connection, error: BaseException) -> None:
         """End the transfers of *connection* that *error* has broken."""
-        with self._changed:
+        with self._changed:  # a Condition's lock can be taken again by its thread: settle does
             connection.reset = connection.reset or isinstance(error, ConnectionError)
             if not connection.reset:
                 self.settle(connection, answered=True)
@@ -701,7 +706,9 @@ class Deliveries:
                 self.settle(connection)
                 now = self._clock()
                 if now - connection.moved > self._timeout:
-                    idle = {None: "went forward", 0: "came from the disk"}.get(connection.queued, "was acknowledged")
+                    idle = "was acknowledged" if connection.queued else "came from the disk"
+                    if connection.queued is None:
+                        idle = "went forward"
                     self._terminate(connection, f"nothing {idle} for {self._timeout:g} s")
                     connection.cut()
                 for transfer in connection.transfers:
@@ -723,34 +730,37 @@ class Deliveries:
         with self._changed:
             counts = [f"{name} ({times} times)" if times > 1 else name for name, times in self._delivered.items()]
         cut = [
-            f"{transfer.name} to {transfer.peer} at {_share(acknowledged, transfer.length)}"
+            f"{transfer.name} to {transfer.peer} at {_portion(acknowledged, transfer.length)}"
             for transfer, acknowledged in self.under_way()
         ]
         delivered = f"delivered: {_some(counts)}" if counts else "nothing was delivered"
         return f"stopped. {delivered}" + (f"; cut short: {_some(cut)}" if cut else "")
 
-    def _terminate(self, connection: Connection, reason: str) -> None:
+    def _terminate(self, connection: Connection, reason: str = "") -> None:
         for transfer in list(connection.transfers):
-            self._end(connection, transfer, reason)
+            self._end(connection, transfer, False, reason)
 
-    def _end(self, connection: Connection, transfer: Transfer, broken: str | None = None) -> None:
-        """Log that *transfer* finished or, where it is *broken*, why; enter it in the ledger."""
+    def _end(self, connection: Connection, transfer: Transfer, finished: bool, reason: str = "") -> None:
+        """Log that *transfer* finished or, with the *reason* where it is known, broke; enter it in the ledger."""
         acknowledged = transfer.progress(connection.acknowledged)
-        if broken is None:
+        if finished:
             seconds = max((transfer.arrived or 0) - transfer.began, 0.001)
             rate = format_size(transfer.length / seconds)
             event = f"req finished. {format_size(transfer.length)}, {seconds:.1f} s, {rate}/s"
         else:
             # The last byte counts as missing, acknowledged or not: whoever resets has not read it.
             acknowledged = max(0, min(acknowledged, transfer.length - 1))
-            event = f"req terminated. at {_share(acknowledged, transfer.length)}" + (broken and f", {broken}")
+            event = f"req terminated. at {_portion(acknowledged, transfer.length)}"
+            if reason:
+                event += f", {reason}"
         self._log(transfer.peer, transfer.request, event)
         spans = transfer.spans(acknowledged)
         # A whole file in one response is a delivery by itself, whatever else its receiver has.
-        whole = broken is None and sum(map(part_length, spans)) == transfer.size
-        handed = transfer.progress(connection.sent) + (transfer.asked[0] if transfer.asked else 0)
-        asked = (transfer.asked, handed)
-        requests = 1 if whole else self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans, *asked)
+        whole = finished and sum(map(part_length, spans)) == transfer.size
+        requests = 1
+        if not whole:
+            handed = transfer.progress(connection.sent) - acknowledged
+            requests = self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans, transfer.asked, handed)
         if requests:
             count = "1 request" if requests == 1 else f"{requests} requests"
             self._log(transfer.peer, f"/{transfer.name}", f"delivered. {format_size(transfer.size)} in {count}")
@@ -758,7 +768,7 @@ class Deliveries:
             if self._wanted and sum(self._delivered.values()) >= self._wanted:
                 self.enough.set()
         connection.transfers.remove(transfer)
-        connection.progress()
+        connection.went_forward()
         self._changed.notify_all()
 
 
@@ -773,7 +783,7 @@ def format_size(count: float) -> str:
     return f"{count / 1024:.1f} PiB"
 
 
-def _share(acknowledged: int, length: int) -> str:
+def _portion(acknowledged: int, length: int) -> str:
     percent = acknowledged * 100 // length if length else 0
     return f"{percent}% ({format_size(acknowledged)} of {format_size(length)})"
 
@@ -796,7 +806,9 @@ HOST = r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?"
 
 def tls_reason(error: OSError) -> str:
     """Say what OpenSSL found wrong, without its place in _ssl.c."""
-    return str(getattr(error, "reason", None) or error.strerror or error).replace("_", " ").lower()
+    if getattr(error, "reason", None) == "HTTP_REQUEST":
+        return "the client spoke plain http"
+    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
 
 
 def framing_error(headers: Message, version: str) -> str:
@@ -871,7 +883,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             except OSError as error:
                 self.server.log(self.client_address[0], "-", f"TLS handshake failed. {tls_reason(error)}")
                 return
-            self.wfile.progress()
+            self.wfile.went_forward()
         super().handle()
 
     def finish(self) -> None:
@@ -893,7 +905,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         try:
             arrived = self.rfile.peek(1)  # type: ignore[attr-defined]
             self.server.deliveries.settle(self.wfile, answered=True)
-            self.wfile.progress()
+            self.wfile.went_forward()
             self.close_connection = True
             if arrived and not self.server.deliveries.enough.is_set():
                 super().handle_one_request()
@@ -950,7 +962,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         body = "Transfer-Encoding" in self.headers or (field_value(self.headers, "Content-Length") or "").strip("0, \t")
         # A body is never read, so that none is ever taken for the next request.
         self.close_connection = bool(body) or "close" in options or not kept
-        self.wfile.progress()
+        self.wfile.went_forward()
         return True
 
     def handle_expect_100(self) -> bool:
@@ -988,7 +1000,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             return
         if status:
             raise Refusal(status)
-        spans = None
+        parts: list[Part]
+        spans = end = None
         asked = field_value(self.headers, "Range")
         if self.server.resume_only and not re.fullmatch("bytes=[0-9]+-", asked or "", re.IGNORECASE):
             asked = None
@@ -1000,21 +1013,19 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
                 raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
         if spans == []:
             raise Refusal(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, fields=[("Content-Range", f"bytes */{size}")])
-        end = None
         content_type = self.guess_type(representation.name)
-        status = HTTPStatus.PARTIAL_CONTENT
-        parts: list[Part] = [*spans] if spans else [(0, size)]
-        if spans is None:
-            status = HTTPStatus.OK
-        elif len(spans) == 1:
+        status, parts = HTTPStatus.OK, [(0, size)]
+        if spans:
+            status, parts = HTTPStatus.PARTIAL_CONTENT, [*spans]
+        if spans and len(spans) == 1:
             fields.append(("Content-Range", content_range(spans[0], size)))
-            end = None if asked and asked.endswith("-") else spans[0][1]
-        else:
+            end = None if asked and asked.endswith("-") else spans[0][1]  # as Transfer wants it
+        elif spans:
             boundary = os.urandom(12).hex()
             parts = multipart(spans, size, content_type, boundary)
             content_type = f"multipart/byteranges; boundary={boundary}"
         transfer = Transfer(self.client_address[0], self.requestline, representation, parts, end)
-        self.reply(status, [*fields, ("Content-Type", content_type)], parts, representation.file, transfer)
+        self.reply(status, [*fields, ("Content-Type", content_type)], parts, representation, transfer)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
@@ -1027,10 +1038,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         status: int,
         fields: Fields,
         parts: Sequence[Part] = (),
-        file: io.FileIO | None = None,
+        representation: Representation | None = None,
         transfer: Transfer | None = None,
     ) -> None:
-        """Send every answer there is: a head, and a body of *parts*, spans being those of *file*."""
+        """Send every answer there is: a head, and a body of *parts*, spans being those of *representation*."""
         self.close_connection = self.close_connection or self.server.deliveries.enough.is_set()
         self.send_response(status)
         for name, value in fields:
@@ -1048,7 +1059,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         elif transfer:
             self.server.deliveries.begin(self.wfile, transfer)
         try:
-            self.wfile.send(parts, file)
+            self.wfile.send(parts, representation)
         except BaseException as error:
             self.close_connection = True
             self.server.deliveries.terminate(self.wfile, error)
@@ -1160,6 +1171,9 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 # --- Addresses and links -----------------------------------------------------------
 
 
+IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
+
+
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 where there is no network.
 
@@ -1170,7 +1184,7 @@ def local_addresses(ipv6: bool = True) -> list[str]:
     for target in ("10.254.254.254", "172.31.254.254", "192.168.254.254", "2001:4860:4860::8888", "fd00::1"):
         if ipv6 or ":" not in target:
             found.append(_source_address(target))
-    return [*OrderedDict.fromkeys(filter(None, found))] or ["127.0.0.1"]
+    return [*dict.fromkeys(filter(None, found))] or ["127.0.0.1"]
 
 
 def _source_address(target: str) -> str:
@@ -1195,7 +1209,7 @@ def _interface_addresses() -> list[str]:
                 address = socket.inet_ntoa(fcntl.ioctl(probe.fileno(), 0x8915, request)[20:24])
             except (AttributeError, OSError):
                 continue
-            if flags & 0x49 == 0x41:  # up and running, not loopback
+            if flags & (IFF_UP | IFF_LOOPBACK | IFF_RUNNING) == IFF_UP | IFF_RUNNING:
                 addresses.append(address)
     return addresses
 
@@ -1203,9 +1217,11 @@ def _interface_addresses() -> list[str]:
 def numeric_address(text: str) -> tuple[Any, ...]:
     """Return the socket address, port 0, of an IPv4 or IPv6 address in figures.  Raise ValueError for all else."""
     try:
+        if not re.search("[.:]", text):
+            raise ValueError("getaddrinfo would read a mere number as an address")
         info = socket.getaddrinfo(text, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return info[0][4]
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1") from None
 
 
@@ -1383,7 +1399,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("-b", "--bind", type=_address, metavar="ADDRESS", help="listen on this address only, and print it")
     add("-d", "--directory", metavar="DIR", help="offer this folder instead of the current one")
     add("-r", "--recursive", action="store_true", help="print the links of sub-folders too")
-    add("-c", "--count", type=_positive_int, default=0, metavar="N", help="leave after N files have been delivered")
+    add(
+        "-c",
+        "--count",
+        type=_positive_int,
+        default=0,
+        metavar="N",
+        help="leave after N deliveries, when what is under way has ended",
+    )
     add("--host", type=_host, metavar="NAME", help="print NAME in the links instead of this machine's address")
     add("--resume-only", action="store_true", help="honour only 'bytes=N-', so that nobody fetches in segments")
     add("--secret", action="store_true", help="put an unguessable component before every name")
@@ -1394,6 +1417,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.files and (options.directory is not None or options.recursive):
         parser.error("files are offered by name: -d and -r go without FILE")
+    if options.directory == "" or "" in options.files:
+        parser.error("a name is empty: a folder or file was expected")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key goes with --tls-cert")
     return options
@@ -1443,22 +1468,21 @@ def make_server(options: argparse.Namespace, share: Share, deliveries: Deliverie
     ports = [options.port] if options.port else [PORTS[number % len(PORTS)] for number in drawn]
     tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     most = _most_connections()
-    while True:
-        where = (addresses[0][0], ports.pop(), *addresses[0][2:])
-        try:
-            return QuietServer(where, share, deliveries, log, options.resume_only, tls, most)
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            if not taken and len(addresses) > 1:  # IPv6 is there, but switched off
-                ports.append(where[1])
-                del addresses[0]
-            elif not ports or not taken:
-                advice = {
-                    errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
-                    errno.EADDRNOTAVAIL: "not an address of this machine",
-                    errno.EACCES: "the port needs more rights: name one from 1024 up",
-                }.get(error.errno or 0, error.strerror)
-                raise OSError(error.errno, advice, f"{where[0]} port {where[1]}") from None
+    for address in addresses:
+        for port in ports:
+            try:
+                where = (address[0], port, *address[2:])
+                return QuietServer(where, share, deliveries, log, options.resume_only, tls, most)
+            except OSError as caught:
+                error = caught
+                if error.errno != errno.EADDRINUSE:
+                    break  # no other port would help; but IPv4 does where IPv6 is switched off
+    advice = {
+        errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
+        errno.EADDRNOTAVAIL: "not an address of this machine",
+        errno.EACCES: "the port needs more rights: name one from 1024 up",
+    }.get(error.errno or 0, error.strerror)
+    raise OSError(error.errno, advice, f"{where[0]} port {where[1]}")
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -1477,11 +1501,13 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     context.sslsocket_class = Socket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    for path in filter(None, (certificate, key)):
+        open(path, "rb").close()  # OpenSSL does not say which of the two is missing
     try:
         context.load_cert_chain(certificate, key)
-    except OSError as error:
-        files = f"{certificate} and {key}" if key else certificate
-        raise OSError(error.errno, f"not a certificate and its key in PEM: {tls_reason(error)}", files) from None
+    except ssl.SSLError as error:
+        files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
+        raise OSError(errno.EINVAL, f"not a certificate with its key: {tls_reason(error)}", files) from None
     return context
 
 
@@ -1517,7 +1543,7 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
 
 def serve(server: QuietServer, deliveries: Deliveries, terminal: Terminal) -> None:
     """Serve until there are enough deliveries, or a signal raises KeyboardInterrupt."""
-    threading.stack_size(1 << 18)
+    threading.stack_size(1 << 18)  # bytes for each connection; 12 KiB of them are ever touched
     threading.Thread(target=server.serve_forever, args=(TICK,), daemon=True).start()
     while not deliveries.enough.wait(TICK):
         deliveries.watch()
@@ -1553,7 +1579,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             terminal.close(f"httpd_download: {error}")
             return 2
         except OSError as error:
-            terminal.close(f"httpd_download: {error.filename}: {error.strerror}")
+            advice = f" (a port is given as -p {error.filename})" if str(error.filename).isdigit() else ""
+            terminal.close(f"httpd_download: {error.filename}: {error.strerror}{advice}")
             return 1
         announce(server, options, terminal)
         serve(server, deliveries, terminal)

@@ -107,7 +107,9 @@ class LedgerTest(unittest.TestCase):
         for name, entries, expected in table:
             with self.subTest(name):
                 ledger = Ledger()
-                found = [ledger.add("peer", '"tag"', 160, [span], asked, handed) for span, asked, handed in entries]
+                found = [
+                    ledger.add("peer", '"tag"', 160, [span], asked, handed - span[1]) for span, asked, handed in entries
+                ]
                 self.assertEqual(found, expected)
 
     def test_16_segments_in_any_order(self) -> None:
@@ -202,7 +204,7 @@ class WaitCase(FolderCase):
             transfer = Transfer("peer", f"GET /{name}", representation, parts or [(0, size)])
             self.connection.write(b"h" * 10)
             self.deliveries.begin(self.connection, transfer)
-            self.connection.send(transfer.parts, file)
+            self.connection.send(transfer.parts, representation)
         self.queued = None if self.queued is None else self.queued + 10 + transfer.length
         return transfer
 
@@ -380,9 +382,10 @@ class TerminatedTest(WaitCase):
                 self.queued = queued
                 with io.FileIO(str(self.folder / "f"), "w+") as file:
                     file.write(bytes(1000))
-                    transfer = Transfer("peer", "GET /f", Representation(file, "f"), [(0, 1000)])
+                    representation = Representation(file, "f")
+                    transfer = Transfer("peer", "GET /f", representation, [(0, 1000)])
                     self.deliveries.begin(self.connection, transfer)
-                    self.connection.send([(0, 250)], file)
+                    self.connection.send([(0, 250)], representation)
                 self.watch()
                 expected = f'peer "GET /f" req terminated. at 25% (250 B of 1000 B), {reason}'
                 self.assertEqual(self.watch(61), [expected])
@@ -714,6 +717,19 @@ class ChangingFileTest(SocketCase):
         self.assertTrue(10_000 <= len(read) < self.SIZE, len(read))
         self.assertTrue(data.startswith(read[: self.SIZE // 2]))
         served.log.wait_for(r"req terminated\. at \d+% .* of 7\.6 MiB\), the file became shorter$")
+        self.assertFalse([line for line in served.log.all() if "finished" in line or "delivered" in line])
+
+    def test_overwritten_in_place(self) -> None:
+        """What came is neither the old version nor the new one: it must not pass for a whole file."""
+
+        def overwrite() -> None:
+            with open(self.folder / "f", "r+b") as file:
+                file.write(bytes(self.SIZE))
+            os.utime(self.folder / "f", (1, 1))  # whatever the resolution of its clock
+
+        _, read, served = self.change(overwrite)
+        self.assertTrue(10_000 <= len(read) < self.SIZE, len(read))
+        served.log.wait_for(r"req terminated\. at \d+% .* of 7\.6 MiB\), the file was changed$")
         self.assertFalse([line for line in served.log.all() if "finished" in line or "delivered" in line])
 
     def test_shrunk_and_the_connection_is_kept(self) -> None:

@@ -577,7 +577,7 @@ class Tls(LoadCase):
         fields, _, data = head.partition(b"\r\n\r\n")
         reset(broken)
         line = served.log.wait_for("terminated")
-        self.assertRegex(line, r"at [1-9]\d?% \(\d\.\d MiB of 4\.0 MiB\)$")
+        self.assertRegex(line, r"at [1-9]\d?% \([\d.]+ [KM]iB of 4\.0 MiB\)$")
         tag = re.search(rb'ETag: ("[^"]*")', fields)
         assert tag
         again = request("/big", f"Range: bytes={1 << 19}-", "If-Range: " + tag[1].decode(), "Connection: close")
@@ -656,8 +656,7 @@ class Tls(LoadCase):
                 status, out, err = programs[name].wait(), programs[name].out.all(), programs[name].err.all()
                 self.assertEqual((1, []), (status, out))
                 self.assertEqual(1, len(err), err)
-                for argument in arguments[1::2]:
-                    self.assertIn(argument, err[0])
+                self.assertIn(arguments[-1], err[0])
                 self.assertNotIn("_ssl.c", err[0])
 
     def test_a_key_alone(self) -> None:
