@@ -45,7 +45,7 @@ try:
 except ImportError:  # a Python built without OpenSSL
     ssl = None  # type: ignore[assignment]
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # to import typing for it would take its time at every start
 if TYPE_CHECKING:
     from email.message import Message
     from typing import Any, Callable, Iterator, Sequence, TextIO, Union
@@ -1075,9 +1075,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Name a compressed file by its compression, since it is sent without Content-Encoding."""
         kind, coding = mimetypes.guess_type("/" + os.fspath(path))
         if coding:
-            return {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}.get(
-                coding, "application/octet-stream"
-            )
+            known = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+            kind = known.get(coding)
         return kind or "application/octet-stream"
 
     def version_string(self) -> str:
@@ -1250,6 +1249,12 @@ def escape(text: str) -> str:
     return text.translate(ESCAPES)
 
 
+def encodable(text: str, stream: TextIO | None) -> str:
+    """Escape what the encoding of *stream* has no character for."""
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def column_widths(text: str) -> list[int]:
     """Return how many columns each character of *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
@@ -1278,13 +1283,10 @@ def status_line(rows: Sequence[tuple[str, str, int, int, float]], columns: int) 
     figures = []
     for _, peer, acknowledged, length, rate in rows[:8]:
         left = int((length - acknowledged) / rate) if rate >= 1 else -1
-        clock = (
-            f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}" if left >= 3600 else f"{left // 60}:{left % 60:02d}"
-        )
+        hours = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
+        clock = f" {hours}:{left % 60:02d} left" if 0 <= left < 360000 else ""
         percent = acknowledged * 100 // length if length else 0
-        figures.append(
-            f" to {peer} {percent}% {format_size(rate)}/s" + (f" {clock} left" if 0 <= left < 360000 else "")
-        )
+        figures.append(f" to {peer} {percent}% {format_size(rate)}/s{clock}")
     while True:
         more = f" | {len(rows) - len(figures)} more" if len(rows) > len(figures) else ""
         room = (columns - len(more) - len("".join(figures)) - 3 * (len(figures) - 1)) // len(figures)
@@ -1323,7 +1325,7 @@ class Terminal:
     def status(self, under_way: Sequence[tuple[Transfer, int]]) -> None:
         """Show what is under way on the last line of a terminal."""
         if self._live and (under_way or self._status):
-            rows = [(self._encodable(escape(t.name)), t.peer, done, t.length, t.rate) for t, done in under_way]
+            rows = [(encodable(escape(t.name), self._err), t.peer, done, t.length, t.rate) for t, done in under_way]
             self._print("", status_line(rows, self._columns() - 1) if rows else "")
 
     def close(self, line: str) -> None:
@@ -1348,16 +1350,11 @@ class Terminal:
         finally:
             self._lock.release()
 
-    def _encodable(self, text: str) -> str:
-        encoding = getattr(self._err, "encoding", None) or "ascii"
-        return text.encode(encoding, "backslashreplace").decode(encoding)
-
     def _write(self, stream: TextIO | None, text: str) -> None:
         if stream is None:
             return
-        encoding = stream.encoding or "ascii"
         try:
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.write(encodable(text, stream))
             stream.flush()
         except BrokenPipeError:  # | head -1: from here on to nowhere, or Python complains when it ends
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -1376,6 +1373,7 @@ class Terminal:
 # --- The command line ----------------------------------------------------------------
 
 PORTS = range(20000, 50001)
+OWN_DESCRIPTORS = 24  # standard streams, listening socket, modules being loaded, and some to spare
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -1521,7 +1519,7 @@ def _most_connections() -> int:
         soft = hard
     except (OSError, ValueError):  # macOS, where the hard limit is infinite and cannot be had
         pass
-    return 10_000 if soft == resource.RLIM_INFINITY else max(1, (soft - 24) // 2)
+    return 10_000 if soft == resource.RLIM_INFINITY else max(1, (soft - OWN_DESCRIPTORS) // 2)
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
