@@ -505,7 +505,7 @@ class Transfer:
         self.parts = parts
         self.asked = (parts[0][0], end) if len(parts) == 1 and isinstance(parts[0], tuple) else None
         self.length = sum(map(part_length, parts))
-        self.start = 0  # position of the body in the stream of its connection
+        self.start = self.stop = 0  # positions of the body in the stream of its connection
         self.began = 0.0
         self.arrived: float | None = None  # when the last byte was acknowledged
         self.rate = 0.0  # bytes a second, of late
@@ -663,6 +663,7 @@ class Deliveries:
         """Take note of *transfer*, whose body is what is written to *connection* next."""
         with self._changed:
             transfer.start = connection.tell()
+            transfer.stop = transfer.start + transfer.length
             transfer.began = self._clock()
             connection.transfers.append(transfer)
 
@@ -676,12 +677,11 @@ class Deliveries:
             if not connection.transfers:
                 return
             connection.look()
-            last = connection.transfers[-1]
-            if connection.reset and connection.sent >= last.start + last.length:
+            if connection.reset and connection.sent >= connection.transfers[-1].stop:
                 self._terminate(connection)  # else its thread is about to find out, and knows what it sent
             now = self._clock()
             for transfer in list(connection.transfers):
-                if connection.acknowledged < transfer.start + transfer.length:
+                if connection.acknowledged < transfer.stop:
                     break
                 transfer.arrived = transfer.arrived or now
                 if not answered and now - transfer.arrived < RESET_GRACE:
@@ -789,9 +789,13 @@ def format_size(count: float) -> str:
     return f"{count / 1024:.1f} PiB"
 
 
+def percentage(acknowledged: int, length: int) -> str:
+    """Write the whole per cent that *acknowledged* bytes are of *length*; of nothing it is 0%."""
+    return f"{acknowledged * 100 // length if length else 0}%"
+
+
 def _portion(acknowledged: int, length: int) -> str:
-    percent = acknowledged * 100 // length if length else 0
-    return f"{percent}% ({format_size(acknowledged)} of {format_size(length)})"
+    return f"{percentage(acknowledged, length)} ({format_size(acknowledged)} of {format_size(length)})"
 
 
 def _some(items: Sequence[str], most: int = 8) -> str:
@@ -1176,7 +1180,6 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 # --- Addresses and links -----------------------------------------------------------
 
-
 IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
 
 
@@ -1246,8 +1249,6 @@ UNPRINTABLE += [*range(0x2066, 0x206A)]
 ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in UNPRINTABLE}
 ESCAPES[0x5C] = "\\\\"
 ESCAPES.update((code, f"\\x{code - 0xDC00:02x}") for code in range(0xDC80, 0xDD00))  # bytes that are no UTF-8
-
-
 LONGEST = 1000  # characters of a request that are logged: nobody is to scroll a terminal away
 
 
@@ -1276,9 +1277,9 @@ def width(text: str) -> int:
 
 def fit(text: str, columns: int) -> str:
     """Cut *text* to at most *columns*, with two dots where something is missing."""
-    if width(text) <= columns:
-        return text
     ends = list(accumulate(column_widths(text)))
+    if not ends or ends[-1] <= columns:
+        return text
     return text[: bisect_right(ends, columns - 2)] + ".."[: max(columns, 0)]
 
 
@@ -1292,8 +1293,7 @@ def status_line(rows: Sequence[tuple[str, str, int, int, float]], columns: int) 
         left = int((length - acknowledged) / rate) if rate >= 1 else -1
         hours = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
         clock = f" {hours}:{left % 60:02d} left" if 0 <= left < 360000 else ""
-        percent = acknowledged * 100 // length if length else 0
-        figures.append(f" to {peer} {percent}% {format_size(rate)}/s{clock}")
+        figures.append(f" to {peer} {percentage(acknowledged, length)} {format_size(rate)}/s{clock}")
     while True:
         more = f" | {len(rows) - len(figures)} more" if len(rows) > len(figures) else ""
         room = (columns - len(more) - len("".join(figures)) - 3 * (len(figures) - 1)) // len(figures)
