@@ -111,6 +111,27 @@ def read_all(client: socket.socket) -> bytes:
     return data
 
 
+def skip_head(client: socket.socket) -> None:
+    """Read a head and not a byte of the body: the rest stays in the system."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = client.recv(1)
+        if not byte:
+            raise AssertionError(f"the connection ended after {head!r}")
+        head += byte
+
+
+def read_exactly(client: socket.socket, count: int) -> bytes:
+    """Read *count* bytes, not more; fail when the connection ends before."""
+    data = bytearray()
+    while len(data) < count:
+        chunk = client.recv(min(count - len(data), 1 << 16))
+        if not chunk:
+            raise AssertionError(f"the connection ended after {len(data)} of {count} bytes")
+        data += chunk
+    return bytes(data)
+
+
 def read_reply(client: socket.socket, method: str = "GET") -> Reply:
     """Read one reply from a connection that stays open."""
     response = http.client.HTTPResponse(client, method=method)

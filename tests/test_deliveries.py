@@ -13,7 +13,18 @@ import unittest
 from typing import Callable, Optional, Tuple
 
 from httpd_download import RESET_GRACE, Connection, Deliveries, Ledger, Representation, Transfer, format_size, overlay
-from tests.support import FolderCase, Lines, Served, deadline, read_all, read_reply, reset, until
+from tests.support import (
+    FolderCase,
+    Lines,
+    Served,
+    deadline,
+    read_all,
+    read_exactly,
+    read_reply,
+    reset,
+    skip_head,
+    until,
+)
 
 MB = 10**6
 NARROW = 4096  # bytes of SO_RCVBUF that make a slow receiver out of a fast one
@@ -433,18 +444,8 @@ class SocketCase(FolderCase):
     def read_some(self, client: socket.socket, target: str, count: int, span: str = "", more: str = "") -> bytes:
         """Ask for *target* and read *count* bytes of its body, not more: the rest stays in the system."""
         client.sendall(ask(target, span, more=more))
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += client.recv(1)
-        return self.read_on(client, count)
-
-    def read_on(self, client: socket.socket, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            chunk = client.recv(min(count - len(data), 1 << 16))
-            self.assertTrue(chunk, f"the connection ended after {len(data)} of {count} bytes")
-            data += chunk
-        return bytes(data)
+        skip_head(client)
+        return read_exactly(client, count)
 
     def until_a_later_one_has_finished(self, served: Served) -> None:
         """Await what takes as long as a wrong `req finished.` would, without a look at the clock."""
@@ -473,7 +474,7 @@ class FinishedMeansReceivedTest(SocketCase):
             [(_, acknowledged)] = served.deliveries.under_way()
             self.assertTrue(MB - 100_000 <= acknowledged < MB, acknowledged)
             self.assertFalse([line for line in served.log.all() if "GET /f" in line and "req" in line])
-            read += self.read_on(client, 100_000)
+            read += read_exactly(client, 100_000)
             served.log.wait_for(r'GET /f HTTP/1.1" req finished\. 976\.6 KiB, \d+\.\d s, [\d.]+ .?i?B/s$')
             served.log.wait_for(r'"/f" delivered\. 976\.6 KiB in 1 request$')
         self.assertEqual(read, data)
@@ -558,7 +559,7 @@ class FinishedMeansReceivedTest(SocketCase):
         client = served.connect(NARROW)
         client.sendall(ask("/f"))
         client.shutdown(socket.SHUT_WR)
-        self.read_on(client, 100_000)
+        read_exactly(client, 100_000)
         reset(client)
         served.log.wait_for("req terminated")
         self.assertFalse([line for line in served.log.all() if "finished" in line or "delivered" in line])

@@ -20,7 +20,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Callable, Iterable
 from unittest import mock
 
 import httpd_download
@@ -284,20 +284,24 @@ class NothingLeft(LoadCase):
         self.assertTrue(read_all(last).endswith(b"\r\n\r\nhello\n"), program.err.all())
         self.assert_no_fault(program.err.all())
 
-    def test_no_descriptor_to_accept_with(self) -> None:
-        served = self.serve(most_connections=1)  # so that one that is not given back would be missed
-        tries = []
-
-        def accept(server: socketserver.TCPServer) -> Any:
-            tries.append(time.monotonic())
-            raise OSError(errno.EMFILE, "too many open files")
-
-        with mock.patch("socketserver.TCPServer.get_request", accept), mock.patch("httpd_download.TICK", 0.05):
+    def check_that_it_waits(self, served: Served, target: str, fails: Callable[..., Any], tries: list[float]) -> None:
+        """A client waits while *target* fails, without a busy loop, and is served afterwards."""
+        with mock.patch(target, fails), mock.patch("httpd_download.TICK", 0.05):
             client = self.client(served.address, sends=request("/a.txt", "Connection: close"))
             until(lambda: len(tries) == 3, "it tries again and again")
             self.assertGreater(tries[2] - tries[0], 0.09, "a busy loop")
         self.assertTrue(read_all(client).endswith(b"\r\n\r\nhello\n"))
         client.close()
+
+    def test_no_descriptor_to_accept_with(self) -> None:
+        served = self.serve(most_connections=1)  # so that one that is not given back would be missed
+        tries: list[float] = []
+
+        def accept(server: socketserver.TCPServer) -> Any:
+            tries.append(time.monotonic())
+            raise OSError(errno.EMFILE, "too many open files")
+
+        self.check_that_it_waits(served, "socketserver.TCPServer.get_request", accept, tries)
         self.assert_serves(served)
 
     def test_no_descriptor_for_the_file(self) -> None:
@@ -312,7 +316,7 @@ class NothingLeft(LoadCase):
     def test_no_thread(self) -> None:
         """While no thread can be started connections wait; those that have waited too long are closed."""
         served = self.serve(most_connections=1)
-        tries = []
+        tries: list[float] = []
         start = threading.Thread.start
 
         def fail(thread: threading.Thread) -> None:
@@ -322,12 +326,7 @@ class NothingLeft(LoadCase):
             tries.append(time.monotonic())
             raise RuntimeError("can't start new thread")
 
-        with mock.patch("threading.Thread.start", fail), mock.patch("httpd_download.TICK", 0.05):
-            client = self.client(served.address, sends=request("/a.txt", "Connection: close"))
-            until(lambda: len(tries) == 3, "it tries again and again")
-            self.assertGreater(tries[2] - tries[0], 0.09, "a busy loop")
-        self.assertTrue(read_all(client).endswith(b"\r\n\r\nhello\n"))
-        client.close()
+        self.check_that_it_waits(served, "threading.Thread.start", fail, tries)
         with mock.patch("threading.Thread.start", fail), mock.patch("httpd_download.TICK", 0.01):
             self.assertEqual(b"", read_all(self.client(served.address, sends=request())))
         self.assert_serves(served)

@@ -20,7 +20,18 @@ from typing import Any, Callable, Sequence
 from urllib.error import HTTPError
 
 from httpd_download import __version__, parse_arguments
-from tests.support import PATIENCE, PROGRAM, ROOT, Program, ProgramCase, Screen, read_reply, reset
+from tests.support import (
+    PATIENCE,
+    PROGRAM,
+    ROOT,
+    Program,
+    ProgramCase,
+    Screen,
+    read_exactly,
+    read_reply,
+    reset,
+    skip_head,
+)
 
 NARROW = 4096
 DATE = r"\[\d\d/[A-Z][a-z]{2}/\d{4} \d\d:\d\d:\d\d\]"
@@ -87,19 +98,9 @@ class Case(ProgramCase):
         client.settimeout(PATIENCE)
         client.connect(("127.0.0.1", port))
         client.sendall(f"GET {target} HTTP/1.1\r\n{more}{SENT}".encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += client.recv(1)
-        self.read(client, count)
+        skip_head(client)
+        read_exactly(client, count)
         return client
-
-    def read(self, client: socket.socket, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            chunk = client.recv(min(count - len(data), 1 << 16))
-            self.assertTrue(chunk, f"ended after {len(data)} of {count} bytes")
-            data += chunk
-        return bytes(data)
 
 
 class OutputTest(Case):
@@ -476,11 +477,11 @@ class CountTest(Case):
         self.assertEqual(fetch(program.links()[1]), (200, b"0123456789"))
         program.err.wait_for('"/f" delivered')
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self.assertEqual(self.read(slow, 4_000_000), data[100_000:4_100_000])
+        self.assertEqual(read_exactly(slow, 4_000_000), data[100_000:4_100_000])
         self.assertIsNone(program.process.poll())
         with self.assertRaises(ConnectionError):
             self.until_refused(program.port())
-        self.assertEqual(self.read(slow, 3_900_000), data[4_100_000:])
+        self.assertEqual(read_exactly(slow, 3_900_000), data[4_100_000:])
         self.assertEqual(program.wait(), 0)
         self.assertEqual(program.err.all()[-1], "stopped. delivered: f, big")
 
