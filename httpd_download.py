@@ -918,10 +918,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             self.server.deliveries.settle(self.wfile, answered=True)
             self.wfile.went_forward()
             self.close_connection = True
-            if arrived and not self.server.deliveries.enough.is_set():
-                super().handle_one_request()
-        except Refusal as refusal:
-            self.refuse(refusal)
+            try:
+                if arrived and not self.server.deliveries.enough.is_set():
+                    super().handle_one_request()
+            except Refusal as refusal:
+                self.refuse(refusal)
         except OSError as error:
             self.close_connection = True
             self.server.deliveries.terminate(self.wfile, error)
@@ -991,7 +992,14 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         if representation is None:
             raise Refusal(HTTPStatus.NOT_FOUND)
         with representation.file:
-            self.answer(representation)
+            transfer = self.answer(representation)
+            try:
+                self.wfile.send(transfer.parts if transfer else (), representation)
+            except BaseException as error:
+                self.close_connection = True
+                self.server.deliveries.terminate(self.wfile, error)
+                if not isinstance(error, (OSError, EOFError)):
+                    raise
 
     do_HEAD = do_GET
 
@@ -1000,15 +1008,18 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
-    def answer(self, representation: Representation) -> None:
-        """Answer with the file, a part of it, or why not: the order is RFC 9110's, section 13.2.2."""
+    def answer(self, representation: Representation) -> Transfer | None:
+        """Write the head for the file, or a part of it; return the body that follows, None where there is none.
+
+        Raise Refusal where that is the answer.  The order is RFC 9110's, section 13.2.2.
+        """
         size = representation.size
         modified = min(representation.mtime, int(time.time()))  # never later than Date (section 8.8.2.1)
         fields = [("Accept-Ranges", "bytes"), ("ETag", representation.etag), ("Last-Modified", http_date(modified))]
         status = precondition_status(self.headers, representation.etag, modified)
         if status == HTTPStatus.NOT_MODIFIED:
-            self.reply(status, fields)
-            return
+            self.write_head(status, fields)
+            return None
         if status:
             raise Refusal(status)
         parts: list[Part]
@@ -1036,46 +1047,33 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             parts = multipart(spans, size, content_type, boundary)
             content_type = f"multipart/byteranges; boundary={boundary}"
         transfer = Transfer(self.client_address[0], self.requestline, representation, parts, end)
-        self.reply(status, [*fields, ("Content-Type", content_type)], parts, representation, transfer)
+        self.write_head(status, [*fields, ("Content-Type", content_type)], transfer.length)
+        if self.command == "HEAD":
+            return None
+        self.server.deliveries.begin(self.wfile, transfer)
+        return transfer
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
         text = ": ".join(filter(None, [f"{int(refusal.status)} {HTTPStatus(refusal.status).phrase}", str(refusal)]))
-        content_type = ("Content-Type", "text/plain; charset=utf-8")
-        self.reply(refusal.status, [content_type, *refusal.fields], [f"{text}\n".encode()])
+        body = f"{text}\n".encode()
+        self.write_head(refusal.status, [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields], len(body))
+        self.wfile.send([] if self.command == "HEAD" else [body])
 
-    def reply(
-        self,
-        status: int,
-        fields: Fields,
-        parts: Sequence[Part] = (),
-        representation: Representation | None = None,
-        transfer: Transfer | None = None,
-    ) -> None:
-        """Send every answer there is: a head, and a body of *parts*, spans being those of *representation*."""
+    def write_head(self, status: int, fields: Fields, length: int = 0) -> None:
+        """Write the head of every answer there is; *length*: of the body, in bytes."""
         self.close_connection = self.close_connection or self.server.deliveries.enough.is_set()
         self.send_response(status)
         for name, value in fields:
             self.send_header(name, value)
         self.send_header("X-Content-Type-Options", "nosniff")
         if status != HTTPStatus.NOT_MODIFIED:
-            self.send_header("Content-Length", str(sum(map(part_length, parts))))
+            self.send_header("Content-Length", str(length))
         if self.close_connection:
             self.send_header("Connection", "close")
         elif self.request_version < "HTTP/1.1":
             self.send_header("Connection", "keep-alive")
         self.end_headers()
-        if self.command == "HEAD":
-            parts = ()
-        elif transfer:
-            self.server.deliveries.begin(self.wfile, transfer)
-        try:
-            self.wfile.send(parts, representation)
-        except BaseException as error:
-            self.close_connection = True
-            self.server.deliveries.terminate(self.wfile, error)
-            if not isinstance(error, (OSError, EOFError)):
-                raise
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request that http.server could not parse, without its *message*, and read no further."""
