@@ -66,28 +66,34 @@ __version__ = "1.0.0"
 
 
 class Representation:
-    """An open regular file, as it is offered to receivers (RFC 9110, section 3.2).
+    """An open regular file, as it is offered to receivers (RFC 9110, section 3.2); a ``with`` closes it.
 
     ``size`` is in bytes, ``mtime`` in seconds.  ``etag`` is strong: another
     file, another size or another time of change in ns makes another tag.
     """
 
-    def __init__(self, file: io.FileIO, name: str) -> None:
-        """Raise OSError where *file* is not a regular file; closing it stays with the caller."""
-        status = os.fstat(file.fileno())
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Raise OSError where *descriptor* is not of a regular file; closing it then stays with the caller."""
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", name)
-        self.file = file
+        self.descriptor = descriptor
+        self.status = status
         self.name = name
         self.size = status.st_size
         self.mtime = status.st_mtime_ns // 10**9
-        self._mtime_ns = status.st_mtime_ns
         self.etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+
+    def __enter__(self) -> Representation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
 
     def is_overwritten(self) -> bool:
         """Tell whether the file was changed in place since it was opened; one that only grew was not."""
-        status = os.fstat(self.file.fileno())
-        return status.st_size == self.size and status.st_mtime_ns != self._mtime_ns
+        status = os.fstat(self.descriptor)
+        return status.st_size == self.size and status.st_mtime_ns != self.status.st_mtime_ns
 
 
 class Share:
@@ -109,7 +115,8 @@ class Share:
             if name in self._files and not os.path.samefile(path, self._files[name]):
                 raise ValueError(f"two files would have one link: {self._files[name]} and {path}")
             self._files[name] = path
-            _open_regular(path, name).file.close()
+            with _open_regular(path, name):
+                pass
 
     def open(self, path: str) -> Representation | None:
         """Open what *path*, the percent-encoded path of a request, names; None if nothing may be had.
@@ -143,8 +150,8 @@ class Share:
             for name in sorted(files):
                 representation = self._open([*above, name])
                 if representation:
-                    with representation.file as file:
-                        if not (script and os.path.samestat(os.fstat(file.fileno()), script)):
+                    with representation:
+                        if not (script and os.path.samestat(representation.status, script)):
                             yield [*above, name]
 
     def link(self, components: Sequence[str]) -> str:
@@ -185,11 +192,11 @@ def _open_regular(path: str, name: str) -> Representation:
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open some devices is to set them going
         raise OSError(errno.EINVAL, "not a regular file; a folder is given with -d", path)
     # The file may have become a FIFO since: O_NONBLOCK, so that nobody waits for its writer.
-    file = io.FileIO(path, opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        return Representation(file, name)
+        return Representation(descriptor, name)
     except OSError:
-        file.close()
+        os.close(descriptor)
         raise
 
 
@@ -462,16 +469,16 @@ class Connection(io.BufferedIOBase):
         while start < stop:
             if representation.is_overwritten():
                 raise EOFError("the file was changed")
-            sent = self._send_some(representation.file, start, stop - start)
+            sent = self._send_some(representation.descriptor, start, stop - start)
             if not sent:
                 raise EOFError("the file became shorter")
             start += sent
             self.sent += sent
 
-    def _send_some(self, file: io.FileIO, start: int, count: int) -> int:
+    def _send_some(self, descriptor: int, start: int, count: int) -> int:
         while self._sendfile:
             try:
-                return os.sendfile(self._socket.fileno(), file.fileno(), start, min(count, STEP))
+                return os.sendfile(self._socket.fileno(), descriptor, start, min(count, STEP))
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._socket, select.POLLOUT)
@@ -480,8 +487,8 @@ class Connection(io.BufferedIOBase):
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
                 self._sendfile = False  # some file systems know only read
-        file.seek(start)
-        data = file.read(min(count, CHUNK))
+        os.lseek(descriptor, start, os.SEEK_SET)
+        data = os.read(descriptor, min(count, CHUNK))
         return self._socket.send(data) if data else 0
 
 
@@ -991,7 +998,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, fields=[("Retry-After", "1")]) from None
         if representation is None:
             raise Refusal(HTTPStatus.NOT_FOUND)
-        with representation.file:
+        with representation:
             transfer = self.answer(representation)
             try:
                 self.wfile.send(transfer.parts if transfer else (), representation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import random
@@ -210,8 +209,7 @@ class WaitCase(FolderCase):
         path = self.folder / name
         if not path.exists():
             path.write_bytes(bytes(size))
-        with io.FileIO(str(path)) as file:
-            representation = Representation(file, name)
+        with Representation(os.open(path, os.O_RDONLY), name) as representation:
             transfer = Transfer("peer", f"GET /{name}", representation, parts or [(0, size)])
             self.connection.write(b"h" * 10)
             self.deliveries.begin(self.connection, transfer)
@@ -391,9 +389,9 @@ class TerminatedTest(WaitCase):
             with self.subTest(reason):
                 WaitCase.setUp(self)
                 self.queued = queued
-                with io.FileIO(str(self.folder / "f"), "w+") as file:
-                    file.write(bytes(1000))
-                    representation = Representation(file, "f")
+                path = self.folder / "f"
+                path.write_bytes(bytes(1000))
+                with Representation(os.open(path, os.O_RDONLY), "f") as representation:
                     transfer = Transfer("peer", "GET /f", representation, [(0, 1000)])
                     self.deliveries.begin(self.connection, transfer)
                     self.connection.send([(0, 250)], representation)

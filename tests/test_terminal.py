@@ -139,8 +139,8 @@ class TerminalCase(FolderCase):
     def row(self, name: str, acknowledged: int = 450) -> tuple[Transfer, int]:
         path = self.folder / "f"
         path.write_bytes(bytes(1000))
-        with io.FileIO(str(path)) as file:
-            return Transfer("10.0.0.5", "GET /f", Representation(file, name), [(0, 1000)]), acknowledged
+        with Representation(os.open(path, os.O_RDONLY), name) as representation:
+            return Transfer("10.0.0.5", "GET /f", representation, [(0, 1000)]), acknowledged
 
     @contextlib.contextmanager
     def environment(self, **variables: str) -> Iterator[None]:
