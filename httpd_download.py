@@ -57,7 +57,8 @@ if TYPE_CHECKING:
     Span = tuple[int, int]  # bytes of a file: first, and one past the last
     Part = Union[bytes, Span]  # a piece of a body: literal, or a span of the open file
     Fields = Sequence[tuple[str, str]]
-    Log = Callable[[str, str, str], None]  # the peer, what it asked for, what became of it
+    Event = tuple[str, str]  # what was asked for, and what became of it
+    Log = Callable[[str, Sequence[Event]], None]  # a peer, and its events: a line each
 
 __version__ = "1.0.0"
 
@@ -467,13 +468,13 @@ class Connection(io.BufferedIOBase):
         # The head leaves in one packet with the first bytes of the file.
         self._flush(getattr(socket, "MSG_MORE", 0) if self._sendfile and start < stop else 0)
         while start < stop:
-            if representation.is_overwritten():
-                raise EOFError("the file was changed")
             sent = self._send_some(representation.descriptor, start, stop - start)
             if not sent:
                 raise EOFError("the file became shorter")
             start += sent
             self.sent += sent
+            if start < stop and representation.is_overwritten():
+                raise EOFError("the file was changed")
 
     def _send_some(self, descriptor: int, start: int, count: int) -> int:
         while self._sendfile:
@@ -680,9 +681,9 @@ class Deliveries:
         *answered*: the receiver went on, to its next request or to a FIN, so
         no reset is waited for.
         """
+        if not connection.transfers:
+            return
         with self._changed:
-            if not connection.transfers:
-                return
             connection.look()
             if connection.reset and connection.sent >= connection.transfers[-1].stop:
                 self._terminate(connection)  # else its thread is about to find out, and knows what it sent
@@ -766,7 +767,7 @@ class Deliveries:
             event = f"req terminated. at {_portion(acknowledged, transfer.length)}"
             if reason:
                 event += f", {reason}"
-        self._log(transfer.peer, transfer.request, event)
+        events = [(transfer.request, event)]
         spans = transfer.spans(acknowledged)
         # A whole file in one response is a delivery by itself, whatever else its receiver has.
         whole = finished and sum(map(part_length, spans)) == transfer.size
@@ -776,10 +777,11 @@ class Deliveries:
             requests = self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans, transfer.asked, handed)
         if requests:
             count = "1 request" if requests == 1 else f"{requests} requests"
-            self._log(transfer.peer, f"/{transfer.name}", f"delivered. {format_size(transfer.size)} in {count}")
+            events.append((f"/{transfer.name}", f"delivered. {format_size(transfer.size)} in {count}"))
             self._delivered[transfer.name] = self._delivered.get(transfer.name, 0) + 1
             if self._wanted and sum(self._delivered.values()) >= self._wanted:
                 self.enough.set()
+        self._log(transfer.peer, events)
         connection.transfers.remove(transfer)
         connection.went_forward()
         self._changed.notify_all()
@@ -899,7 +901,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             try:
                 handshake()
             except OSError as error:
-                self.server.log(self.client_address[0], "-", f"TLS handshake failed. {tls_reason(error)}")
+                self.server.log(self.client_address[0], [("-", f"TLS handshake failed. {tls_reason(error)}")])
                 return
             self.wfile.went_forward()
         super().handle()
@@ -1099,7 +1101,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         return f"httpd_download/{__version__}"
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.server.log(self.client_address[0], self.requestline, f"{int(code)} {size}")
+        self.server.log(self.client_address[0], [(self.requestline, f"{int(code)} {size}")])
 
     def log_error(self, format: str, *args: Any) -> None:
         """Say nothing: a refused request has its line, and http.server adds only time-outs of the network."""
@@ -1180,7 +1182,7 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         while place and place.tb_next:
             place = place.tb_next
         where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
-        self.log(client_address[0], "-", f"internal error. {type(error).__name__}: {error} ({where})")
+        self.log(client_address[0], [("-", f"internal error. {type(error).__name__}: {error} ({where})")])
 
 
 # --- Addresses and links -----------------------------------------------------------
@@ -1326,13 +1328,16 @@ class Terminal:
         """Print a line of ours, in which names are escaped already, on stdout."""
         self._write(self._out, line + "\n")
 
-    def log(self, peer: str, subject: str, event: str) -> None:
-        """Print a line in the format of http.server's log."""
-        if len(subject) > LONGEST:
-            subject = subject[:LONGEST] + ".."
-        quoted = escape(subject).replace('"', '\\"')
+    def log(self, peer: str, events: Sequence[Event]) -> None:
+        """Print *events* of *peer*, a line each, in the format of http.server's log."""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        self._print(f'{escape(peer)} - - [{date}] "{quoted}" {escape(event)}\n')
+        lines = []
+        for subject, event in events:
+            if len(subject) > LONGEST:
+                subject = subject[:LONGEST] + ".."
+            quoted = escape(subject).replace('"', '\\"')
+            lines.append(f'{escape(peer)} - - [{date}] "{quoted}" {escape(event)}\n')
+        self._print("".join(lines))
 
     def status(self, under_way: Sequence[tuple[Transfer, int]]) -> None:
         """Show what is under way on the last line of a terminal."""

@@ -37,9 +37,10 @@ class Lines:
             self._lines.append(line)
             self._added.notify_all()
 
-    def log(self, peer: str, subject: str, event: str) -> None:
+    def log(self, peer: str, events: Sequence[tuple[str, str]]) -> None:
         """Serve as the log of a server; dates are left out."""
-        self.add(f'{peer} "{subject}" {event}')
+        for subject, event in events:
+            self.add(f'{peer} "{subject}" {event}')
 
     def all(self) -> list[str]:
         with self._added:

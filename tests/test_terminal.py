@@ -156,10 +156,10 @@ class TtyTest(TerminalCase):
     def test_the_status_is_below_the_log_and_goes_without_trace(self) -> None:
         tty = Tty()
         terminal = self.terminal(tty)
-        terminal.log("10.0.0.5", "GET /f HTTP/1.1", "200 -")
+        terminal.log("10.0.0.5", [("GET /f HTTP/1.1", "200 -")])
         terminal.status([self.row("f", 450)])
         self.assertEqual(tty.screen.rows()[1:], ["f to 10.0.0.5 45% 0 B/s"])
-        terminal.log("10.0.0.5", "GET /g HTTP/1.1", "404 -")
+        terminal.log("10.0.0.5", [("GET /g HTTP/1.1", "404 -")])
         terminal.status([self.row("f", 500), self.row("中文", 0)])
         first, second, status = tty.screen.rows()
         self.assertRegex(first, LOG_LINE + '"GET /f HTTP/1.1" 200 -$')
@@ -172,7 +172,7 @@ class TtyTest(TerminalCase):
         terminal.status([self.row("f", 991)])
         terminal.close("stopped.")
         terminal.status([self.row("f", 992)])
-        terminal.log("10.0.0.5", "-", "too late")
+        terminal.log("10.0.0.5", [("-", "too late")])
         self.assertEqual(tty.screen.rows(), [first, second, "stopped."])
 
     def test_an_idle_terminal_is_left_alone(self) -> None:
@@ -187,7 +187,7 @@ class TtyTest(TerminalCase):
                     with self.subTest(name=name[0], before=before, after=after):
                         tty = Tty(before)
                         terminal = self.terminal(tty)
-                        terminal.log("10.0.0.5", "-", "x")
+                        terminal.log("10.0.0.5", [("-", "x")])
                         [log] = tty.screen.lines()
                         terminal.status([self.row(name)])
                         tty.screen.columns = after
@@ -200,7 +200,7 @@ class TtyTest(TerminalCase):
     def test_names_and_requests_cannot_forge_a_line_or_a_sequence(self) -> None:
         tty = Tty(200)
         terminal = self.terminal(tty)
-        terminal.log("10.0.0.5", 'GET /\x1b[2J" 200 -\n10.0.0.6 "\u202e HTTP/1.1', "200 -\r")
+        terminal.log("10.0.0.5", [('GET /\x1b[2J" 200 -\n10.0.0.6 "\u202e HTTP/1.1', "200 -\r")])
         terminal.status([self.row("a\n\x1b[2J\u202eb")])
         log, status = tty.screen.rows()
         self.assertRegex(log, LOG_LINE)
@@ -214,7 +214,7 @@ class TtyTest(TerminalCase):
 
         def work(number: int) -> None:
             for _ in range(50):
-                terminal.log("10.0.0.5", f"GET /{number}", "200 -")
+                terminal.log("10.0.0.5", [(f"GET /{number}", "200 -")])
                 terminal.status([row])
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -242,9 +242,9 @@ class StreamTest(TerminalCase):
             terminal = Terminal(out, err)  # type: ignore[arg-type]
         terminal.say("link: http://h/%E4%B8%AD  (中\udcff)")
         terminal.status([self.row("中文")])
-        terminal.log("10.0.0.5", "GET /中 HTTP/1.1", "200 -")
+        terminal.log("10.0.0.5", [("GET /中 HTTP/1.1", "200 -")])
         terminal.close("stopped. 中")
-        terminal.log("10.0.0.5", "-", "too late")
+        terminal.log("10.0.0.5", [("-", "too late")])
 
     def test_neither_status_nor_codes_where_there_is_no_terminal(self) -> None:
         for encoding, out, log, last in [
@@ -281,7 +281,7 @@ class StreamTest(TerminalCase):
         for stream in streams:
             stream.close()
         terminal.say("x")
-        terminal.log("10.0.0.5", "-", "x")
+        terminal.log("10.0.0.5", [("-", "x")])
         terminal.close("x")
 
     def test_broken_pipe(self) -> None:
