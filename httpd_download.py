@@ -35,7 +35,7 @@ import time
 import urllib.parse
 from bisect import bisect_right
 from collections import deque
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from itertools import accumulate
 
@@ -1134,7 +1134,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._tls = tls
         self._free = threading.Semaphore(most_connections)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, PartialContentHandler)
+        # Without a directory http.server asks for the current one, which may be gone.
+        super().__init__(address, partial(PartialContentHandler, directory=os.curdir))
 
     def server_bind(self) -> None:
         """Bind for IPv4 too where the address is ::, and look no name up, as HTTPServer does."""

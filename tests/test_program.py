@@ -239,6 +239,15 @@ class OutputTest(Case):
             for name in ["-p", "-b", "-d", "-r", "-c", "--host", "--resume-only", "--secret", "--timeout", "--version"]:
                 self.assertRegex("\n".join(out), rf"(?m)^ +.*{name}\b")
 
+    @unittest.skipUnless(os.name == "posix", "a folder in use cannot be removed")
+    def test_the_current_folder_is_removed(self) -> None:
+        content = self.write("offered/a")
+        (self.folder / "current").mkdir()
+        program = self.start("-d", str(self.folder / "offered"), cwd=str(self.folder / "current"))
+        [link] = program.links()
+        (self.folder / "current").rmdir()
+        self.assertEqual(fetch(link), (200, content))
+
     def test_it_does_not_list_itself(self) -> None:
         shutil.copy(str(PROGRAM), str(self.folder))
         self.write("f")
