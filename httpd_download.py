@@ -23,6 +23,7 @@ import http.server
 import io
 import mimetypes
 import os
+import queue
 import re
 import select
 import signal
@@ -1110,11 +1111,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
-    daemon_threads = True
     request_queue_size = 1024
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
     allow_reuse_port = False
+    idle_timeout = 1.0  # seconds after which a thread without a connection ends
 
     def __init__(
         self,
@@ -1133,6 +1134,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.resume_only = resume_only
         self._tls = tls
         self._free = threading.Semaphore(most_connections)
+        self._idle = threading.Semaphore(0)
+        self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, partial(PartialContentHandler, directory=os.curdir))
@@ -1161,14 +1164,28 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         return accepted, (host[7:] if host.startswith("::ffff:") else host, *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the connection's thread, as soon as the system has one to give."""
+        """Give the connection to an idle thread or to a new one, as soon as the system has one to give."""
         for _ in range(25):
             try:
-                super().process_request(request, client_address)
+                if not self._idle.acquire(blocking=False):
+                    threading.Thread(target=self._work, daemon=True).start()
+                self._accepted.put((request, client_address))
                 return
             except RuntimeError:  # can't start new thread
                 time.sleep(TICK)
         self.shutdown_request(request)
+
+    def _work(self) -> None:
+        """Serve one connection after the other: to start a thread for each costs as much as a small file."""
+        while True:
+            try:
+                accepted = self._accepted.get(timeout=self.idle_timeout)
+            except queue.Empty:
+                if self._idle.acquire(blocking=False):
+                    return
+                continue  # a connection is just being given to this thread
+            self.process_request_thread(*accepted)
+            self._idle.release()
 
     def shutdown_request(self, request: Any) -> None:
         super().shutdown_request(request)

@@ -34,6 +34,12 @@ def request(target: str = "/a.txt", *fields: str) -> bytes:
     return "\r\n".join([f"GET {target} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
 
 
+def workers(server: QuietServer, threads: Iterable[threading.Thread] | None = None) -> list[threading.Thread]:
+    """Return those of *threads*, else of all that live, that serve connections of *server*."""
+    candidates = threading.enumerate() if threads is None else threads
+    return [thread for thread in candidates if getattr(thread, "_target", None) == server._work]
+
+
 def descriptors() -> int:
     return len(os.listdir("/dev/fd"))
 
@@ -228,6 +234,15 @@ class Many(LoadCase):
         until(lambda: process.threads() <= threads, "no thread is left")
         until(lambda: process.descriptors() <= open_files, "no descriptor is left")
 
+    def test_connections_one_after_the_other_share_a_thread(self) -> None:
+        served = self.serve(most_connections=1)
+        for _ in range(20):
+            self.assert_serves(served)
+        # A second one is started where a connection comes before the last one's thread is idle.
+        self.assertLessEqual(len(workers(served.server)), 2)
+        until(lambda: not workers(served.server), "idle threads end")
+        self.assert_serves(served)
+
     def test_a_burst_of_connections(self) -> None:
         backlog = Path("/proc/sys/net/core/somaxconn")
         count = min(200, int(backlog.read_text()) if backlog.exists() else 100)
@@ -316,17 +331,19 @@ class NothingLeft(LoadCase):
     def test_no_thread(self) -> None:
         """While no thread can be started connections wait; those that have waited too long are closed."""
         served = self.serve(most_connections=1)
+        served.server.idle_timeout = 0.01
         tries: list[float] = []
         start = threading.Thread.start
 
         def fail(thread: threading.Thread) -> None:
-            if "process_request_thread" not in repr(getattr(thread, "_target", "")):
+            if not workers(served.server, [thread]):
                 start(thread)
                 return
             tries.append(time.monotonic())
             raise RuntimeError("can't start new thread")
 
         self.check_that_it_waits(served, "threading.Thread.start", fail, tries)
+        until(lambda: not workers(served.server), "the idle thread ends")
         with mock.patch("threading.Thread.start", fail), mock.patch("httpd_download.TICK", 0.01):
             self.assertEqual(b"", read_all(self.client(served.address, sends=request())))
         self.assert_serves(served)
