@@ -53,7 +53,7 @@ TYPE_CHECKING = False  # to import typing for it would take its time at every st
 if TYPE_CHECKING:
     import ssl
     from email.message import Message
-    from typing import Any, Callable, Iterator, Sequence, TextIO, Union
+    from typing import Any, Callable, Iterator, Mapping, Sequence, TextIO, Union
 
     Span = tuple[int, int]  # bytes of a file: first, and one past the last
     Part = Union[bytes, Span]  # a piece of a body: literal, or a span of the open file
@@ -291,21 +291,21 @@ def parse_date(value: str | None) -> int | None:
     return None
 
 
-def precondition_status(headers: Message, etag: str, modified: int) -> HTTPStatus | None:
+def precondition_status(fields: Mapping[str, str], etag: str, modified: int) -> HTTPStatus | None:
     """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.
 
-    *etag* and *modified*, in seconds, are the current validators.  Return
+    *fields* are combined, *etag* and *modified*, in seconds, the current validators.  Return
     412 or 304 where that is the answer, None where the request is to be served.
     """
-    if_match = field_value(headers, "If-Match")
-    unmodified_since = parse_date(field_value(headers, "If-Unmodified-Since"))
+    if_match = fields.get("if-match")
+    unmodified_since = parse_date(fields.get("if-unmodified-since"))
     if if_match is not None:
         if if_match != "*" and etag not in _entity_tags(if_match, weak=False):
             return HTTPStatus.PRECONDITION_FAILED
     elif unmodified_since is not None and modified > unmodified_since:
         return HTTPStatus.PRECONDITION_FAILED
-    if_none_match = field_value(headers, "If-None-Match")
-    modified_since = parse_date(field_value(headers, "If-Modified-Since"))
+    if_none_match = fields.get("if-none-match")
+    modified_since = parse_date(fields.get("if-modified-since"))
     if if_none_match is not None:
         if if_none_match == "*" or etag in _entity_tags(if_none_match, weak=True):
             return HTTPStatus.NOT_MODIFIED
@@ -324,10 +324,13 @@ def _entity_tags(value: str, weak: bool) -> list[str]:
     return [tag for prefix, tag in re.findall('(?<![^, \t])(W/)?("[!#-~\x80-\xff]*")', value) if weak or not prefix]
 
 
-def field_value(headers: Message, name: str) -> str | None:
-    """Return the value of a field, repeated lines joined by commas (RFC 9110, section 5.3)."""
-    lines = headers.get_all(name)
-    return None if lines is None else ", ".join(line.strip(" \t") for line in lines)
+def combined(headers: Message) -> dict[str, str]:
+    """Return the values of fields by their names in lower case, repeated lines joined by commas (RFC 9110, 5.3)."""
+    fields: dict[str, str] = {}
+    for name, value in headers.items():
+        name, value = name.lower(), value.strip(" \t")
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
 
 
 def part_length(part: Part) -> int:
@@ -391,10 +394,14 @@ class Connection(io.BufferedIOBase):
         connected: socket.socket,
         unacknowledged: Callable[[socket.socket], int | None] = unacknowledged,
         clock: Callable[[], float] = time.monotonic,
+        turn: threading.Lock | None = None,
     ) -> None:
+        """*turn*: the lock that connections of one server have in common."""
         self._socket = connected
         self._unacknowledged = unacknowledged
         self._clock = clock
+        self._turn = turn or threading.Lock()
+        self._has_turn = False
         self._buffer = b""
         self._sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         self.sent = 0  # bytes handed to the system since the connection was made
@@ -425,12 +432,28 @@ class Connection(io.BufferedIOBase):
         Raise OSError where the connection or the disk fails, and EOFError
         where the file is no longer what it was.
         """
+        if self.tell() + sum(map(part_length, parts)) - self.acknowledged > CHUNK:
+            self.pass_turn()  # what a system may not have room for waits for the receiver
         for part in parts:
             if isinstance(part, bytes):
                 self.write(part)
             elif representation:
                 self._send_span(representation, *part)
         self.flush()
+
+    def take_turn(self) -> None:
+        """Answer while no other connection does, until this one may have to wait for the network.
+
+        Threads that work at the same time spend half of it on handing the
+        interpreter over.  One that a disk or a terminal holds up loses its turn.
+        """
+        self._has_turn = self._turn.acquire(timeout=TICK)
+
+    def pass_turn(self) -> None:
+        """Let another connection answer."""
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
 
     def went_forward(self) -> None:
         """Note that the receiver did something that counts as going forward."""
@@ -831,21 +854,21 @@ def tls_reason(error: OSError) -> str:
     return re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
 
 
-def framing_error(headers: Message, version: str) -> str:
+def framing_error(fields: Mapping[str, str], version: str) -> str:
     """Say what makes the end of a request, or the host it is for, uncertain; "" if nothing does.
 
     RFC 9112, sections 3.2 (Host) and 6.3 (length of the body): each is a 400.
     """
-    hosts = headers.get_all("Host", [])
-    if len(hosts) > 1 or (not hosts and version >= "HTTP/1.1"):
-        return "there must be exactly one Host"
-    if hosts and not re.fullmatch(HOST, hosts[0].strip(" \t"), re.ASCII):
-        return "malformed Host"
-    length = field_value(headers, "Content-Length")
+    host = fields.get("host")
+    if host is None and version >= "HTTP/1.1":
+        return "there must be a Host"
+    if host and not re.fullmatch(HOST, host, re.ASCII):  # two of them are one with a blank in it
+        return "malformed Host, or more than one"
+    length = fields.get("content-length")
     lengths = {item.strip(" \t") for item in (length or "0").split(",")}
     if length == "" or len(lengths) > 1 or not re.fullmatch("[0-9]+", lengths.pop()):
         return "malformed or conflicting Content-Length"
-    coding = field_value(headers, "Transfer-Encoding")
+    coding = fields.get("transfer-encoding")
     if coding is not None and (length is not None or version < "HTTP/1.1"):
         return "Transfer-Encoding beside Content-Length, or in HTTP/1.0"
     if coding is not None and coding.lower().rpartition(",")[2].strip(" \t") != "chunked":
@@ -893,7 +916,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.wfile = Connection(self.connection)
+        self.wfile = Connection(self.connection, turn=self.server.turn)
         self.server.deliveries.enter(self.wfile)
 
     def handle(self) -> None:
@@ -925,6 +948,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Wait for the next request, which settles the last, and answer it."""
         try:
             arrived = self.rfile.peek(1)  # type: ignore[attr-defined]
+            if arrived[:1] > b"\r" and b"\n\r\n" in arrived:  # a whole head: there is nothing to wait for
+                self.wfile.take_turn()
             self.server.deliveries.settle(self.wfile, answered=True)
             self.wfile.went_forward()
             self.close_connection = True
@@ -938,6 +963,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             self.server.deliveries.terminate(self.wfile, error)
             if not is_network_error(error):
                 raise
+        finally:
+            self.wfile.pass_turn()
 
     def parse_request(self) -> bool:
         """Read the head and refuse what RFC 9112 calls malformed; http.server parses the rest."""
@@ -956,32 +983,33 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(HTTPStatus.BAD_REQUEST, "malformed request line")
         if b" HTTP/1." not in self.raw_requestline[-12:]:
             raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        fields, line = bytearray(), b" "
+        field_lines, line = bytearray(), b" "
         while line not in (b"\r\n", b"\n", b""):
             line = self.rfile.readline(MAX_HEAD)
-            fields += line
-            if len(fields) > MAX_HEAD:
+            field_lines += line
+            if len(field_lines) > MAX_HEAD:
                 raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if not line:
             return False
-        if not re.fullmatch(FIELD_LINES, fields):
+        if not re.fullmatch(FIELD_LINES, field_lines):
             raise Refusal(HTTPStatus.BAD_REQUEST, "malformed field line")
         # http.server would take some bytes of raw UTF-8 in a target, which curl sends, for blanks.
         self.raw_requestline = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), self.raw_requestline)
-        stream, self.rfile = self.rfile, io.BytesIO(fields)
+        stream, self.rfile = self.rfile, io.BytesIO(field_lines)
         try:
             if not super().parse_request():
                 return False
         finally:
             self.rfile = stream
-        error = framing_error(self.headers, self.request_version)
+        fields = combined(self.headers)
+        error = framing_error(fields, self.request_version)
         if error:
             self.close_connection = True
             raise Refusal(HTTPStatus.BAD_REQUEST, error)
         self.protocol_version = min(self.request_version, self.protocol_version)
-        options = re.split("[ \t,]+", (field_value(self.headers, "Connection") or "").lower())
+        options = re.split("[ \t,]+", fields.get("connection", "").lower())
         kept = "keep-alive" in options or self.request_version >= "HTTP/1.1"
-        body = "Transfer-Encoding" in self.headers or (field_value(self.headers, "Content-Length") or "").strip("0, \t")
+        body = "transfer-encoding" in fields or fields.get("content-length", "").strip("0, \t")
         # A body is never read, so that none is ever taken for the next request.
         self.close_connection = bool(body) or "close" in options or not kept
         self.wfile.went_forward()
@@ -1025,8 +1053,9 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """
         size = representation.size
         modified = min(representation.mtime, int(time.time()))  # never later than Date (section 8.8.2.1)
+        asked = combined(self.headers)
         fields = [("Accept-Ranges", "bytes"), ("ETag", representation.etag), ("Last-Modified", http_date(modified))]
-        status = precondition_status(self.headers, representation.etag, modified)
+        status = precondition_status(asked, representation.etag, modified)
         if status == HTTPStatus.NOT_MODIFIED:
             self.write_head(status, fields)
             return None
@@ -1034,13 +1063,13 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(status)
         parts: list[Part]
         spans = end = None
-        asked = field_value(self.headers, "Range")
-        if self.server.resume_only and not re.fullmatch("bytes=[0-9]+-", asked or "", re.IGNORECASE):
-            asked = None
-        if_range = field_value(self.headers, "If-Range")
-        if asked and self.command == "GET" and if_range_holds(if_range, representation.etag, modified):
+        range_field = asked.get("range", "")
+        if self.server.resume_only and not re.fullmatch("bytes=[0-9]+-", range_field, re.IGNORECASE):
+            range_field = ""
+        holds = if_range_holds(asked.get("if-range"), representation.etag, modified)
+        if range_field and self.command == "GET" and holds:
             try:
-                spans = byte_ranges(asked, size)
+                spans = byte_ranges(range_field, size)
             except ValueError as error:
                 raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
         if spans == []:
@@ -1051,7 +1080,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             status, parts = HTTPStatus.PARTIAL_CONTENT, [*spans]
         if spans and len(spans) == 1:
             fields.append(("Content-Range", content_range(spans[0], size)))
-            end = None if asked and asked.endswith("-") else spans[0][1]  # as Transfer wants it
+            end = None if range_field.endswith("-") else spans[0][1]  # as Transfer wants it
         elif spans:
             boundary = os.urandom(12).hex()
             parts = multipart(spans, size, content_type, boundary)
@@ -1098,6 +1127,9 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             kind = known.get(coding)
         return kind or "application/octet-stream"
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return http_date(int(time.time() if timestamp is None else timestamp))
+
     def version_string(self) -> str:
         return f"httpd_download/{__version__}"
 
@@ -1133,6 +1165,7 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.log = log
         self.resume_only = resume_only
         self._tls = tls
+        self.turn = threading.Lock()
         self._free = threading.Semaphore(most_connections)
         self._idle = threading.Semaphore(0)
         self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
@@ -1188,7 +1221,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self._idle.release()
 
     def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
+        """Close the connection, at both ends of which all has been said: PartialContentHandler.finish saw to that."""
+        self.close_request(request)
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -12,6 +12,7 @@ from unittest import mock
 from httpd_download import (
     MAX_RANGES,
     byte_ranges,
+    combined,
     content_range,
     framing_error,
     http_date,
@@ -31,11 +32,11 @@ ALL = None  # the field is to be ignored: the whole file
 Spans = Optional[List[Tuple[int, int]]]
 
 
-def fields(*pairs: tuple[str, str]) -> HTTPMessage:
+def fields(*pairs: tuple[str, str]) -> dict[str, str]:
     message = HTTPMessage()
     for name, value in pairs:
         message[name] = value
-    return message
+    return combined(message)
 
 
 def many(count: int) -> str:
