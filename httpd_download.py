@@ -357,6 +357,8 @@ def multipart(spans: Sequence[Span], size: int, content_type: str, boundary: str
 TICK = 0.2  # seconds between two looks at what is under way
 RESET_GRACE = 0.5  # seconds in which a receiver that discards what its system took makes that known
 CHUNK = 1 << 14  # bytes copied at a time: what one TLS record holds
+FOREVER = 86400.0  # seconds; the real limits are about progress: Deliveries.watch keeps them
+COURTESY = 0.05  # seconds for which one thread waits for another's turn to end
 STEP = 1 << 19  # bytes asked of one sendfile: so many a time-out is progress enough for a slow disk
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
@@ -382,6 +384,27 @@ def unacknowledged(connected: socket.socket) -> int | None:
         return None
 
 
+class Turn:
+    """A thread's right to work while no other one does, to be passed on before it waits for the network.
+
+    Threads that work at the same time spend half of it on handing the
+    interpreter lock over.  It is a courtesy: whom a disk or a terminal holds
+    up in its turn, the others pass by.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._taken = False
+
+    def take(self) -> None:
+        self._taken = self._lock.acquire(timeout=COURTESY)
+
+    def pass_on(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._lock.release()
+
+
 class Connection(io.BufferedIOBase):
     """The one place that counts bytes: what was handed to the system, and what came through.
 
@@ -394,14 +417,12 @@ class Connection(io.BufferedIOBase):
         connected: socket.socket,
         unacknowledged: Callable[[socket.socket], int | None] = unacknowledged,
         clock: Callable[[], float] = time.monotonic,
-        turn: threading.Lock | None = None,
+        turn: Turn | None = None,
     ) -> None:
-        """*turn*: the lock that connections of one server have in common."""
         self._socket = connected
+        self.turn = turn or Turn(threading.Lock())
         self._unacknowledged = unacknowledged
         self._clock = clock
-        self._turn = turn or threading.Lock()
-        self._has_turn = False
         self._buffer = b""
         self._sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         self.sent = 0  # bytes handed to the system since the connection was made
@@ -433,27 +454,16 @@ class Connection(io.BufferedIOBase):
         where the file is no longer what it was.
         """
         if self.tell() + sum(map(part_length, parts)) - self.acknowledged > CHUNK:
-            self.pass_turn()  # what a system may not have room for waits for the receiver
+            # A system may not have room for so much.  A time-out, however long, makes the socket
+            # non-blocking, so that os.sendfile tells what the system has taken.
+            self.turn.pass_on()
+            self._socket.settimeout(FOREVER)
         for part in parts:
             if isinstance(part, bytes):
                 self.write(part)
             elif representation:
                 self._send_span(representation, *part)
         self.flush()
-
-    def take_turn(self) -> None:
-        """Answer while no other connection does, until this one may have to wait for the network.
-
-        Threads that work at the same time spend half of it on handing the
-        interpreter over.  One that a disk or a terminal holds up loses its turn.
-        """
-        self._has_turn = self._turn.acquire(timeout=TICK)
-
-    def pass_turn(self) -> None:
-        """Let another connection answer."""
-        if self._has_turn:
-            self._has_turn = False
-            self._turn.release()
 
     def went_forward(self) -> None:
         """Note that the receiver did something that counts as going forward."""
@@ -839,7 +849,6 @@ def _some(items: Sequence[str], most: int = 8) -> str:
 # --- HTTP: the handler and the quiet server ----------------------------------------
 
 MAX_HEAD = 1 << 16  # bytes of field lines
-FOREVER = 86400.0
 # Patterns: re compiles them when the first request comes, so that nobody waits for it at the start.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 REQUEST_LINE = TOKEN + rb" [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]\r?\n"
@@ -909,14 +918,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.1"  # so that even a malformed request line gets a head
     disable_nagle_algorithm = True  # else the end of a body waits for a delayed acknowledgement
-    # A timeout, however long, makes the socket non-blocking, so that os.sendfile tells what the
-    # system has taken.  The real limits are about progress: Deliveries.watch keeps them.
-    timeout = FOREVER
     rbufsize = 1 << 10  # a head needs no more, and every connection holds one
 
     def setup(self) -> None:
         super().setup()
-        self.wfile = Connection(self.connection, turn=self.server.turn)
+        self.wfile = Connection(self.connection, turn=Turn(self.server.turns))
         self.server.deliveries.enter(self.wfile)
 
     def handle(self) -> None:
@@ -949,7 +955,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         try:
             arrived = self.rfile.peek(1)  # type: ignore[attr-defined]
             if arrived[:1] > b"\r" and b"\n\r\n" in arrived:  # a whole head: there is nothing to wait for
-                self.wfile.take_turn()
+                self.wfile.turn.take()
             self.server.deliveries.settle(self.wfile, answered=True)
             self.wfile.went_forward()
             self.close_connection = True
@@ -964,7 +970,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             if not is_network_error(error):
                 raise
         finally:
-            self.wfile.pass_turn()
+            self.wfile.turn.pass_on()
 
     def parse_request(self) -> bool:
         """Read the head and refuse what RFC 9112 calls malformed; http.server parses the rest."""
@@ -1165,7 +1171,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.log = log
         self.resume_only = resume_only
         self._tls = tls
-        self.turn = threading.Lock()
+        self.turns = threading.Lock()
+        self._turn = Turn(self.turns)
         self._free = threading.Semaphore(most_connections)
         self._idle = threading.Semaphore(0)
         self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
@@ -1185,7 +1192,11 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         if not self._free.acquire(timeout=TICK):
             raise OSError(errno.EMFILE, "no connection is free")
         try:
-            accepted, address = super().get_request()
+            self._turn.take()
+            try:
+                accepted, address = super().get_request()
+            finally:
+                self._turn.pass_on()
             if self._tls:  # the handshake is left to the connection's own thread
                 accepted = self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         except OSError as error:

@@ -11,7 +11,18 @@ import time
 import unittest
 from typing import Callable, Optional, Tuple
 
-from httpd_download import RESET_GRACE, Connection, Deliveries, Ledger, Representation, Transfer, format_size, overlay
+from httpd_download import (
+    CHUNK,
+    RESET_GRACE,
+    Connection,
+    Deliveries,
+    Ledger,
+    Representation,
+    Transfer,
+    Turn,
+    format_size,
+    overlay,
+)
 from tests.support import (
     FolderCase,
     Lines,
@@ -227,6 +238,44 @@ class WaitCase(FolderCase):
 
 FINISHED = 'peer "GET /f" req finished. 1000 B, {:.1f} s, {}/s'.format
 DELIVERED = 'peer "/f" delivered. 1000 B in {} request{}'.format
+
+
+class TurnTest(WaitCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.turns = threading.Lock()
+        self.connection = Connection(self.mine, lambda _: self.queued, lambda: self.now, Turn(self.turns))
+        self.connection.turn.take()
+
+    def test_it_is_kept_for_what_finds_room(self) -> None:
+        self.connection.send([b"x" * 1000])
+        self.assertTrue(self.turns.locked())
+        self.connection.turn.pass_on()
+        self.assertFalse(self.turns.locked())
+
+    def test_it_is_passed_on_before_what_may_have_to_wait(self) -> None:
+        self.connection.write(b"h" * 1000)
+        self.connection.send([b"x" * CHUNK])
+        self.assertFalse(self.turns.locked())
+
+    def test_what_is_not_acknowledged_takes_room(self) -> None:
+        def send() -> None:
+            self.connection.send([b"x" * 4000])
+            read_exactly(self.theirs, 4000)
+
+        for _ in range(8):
+            send()
+            self.connection.look()
+            self.assertTrue(self.turns.locked())
+        for _ in range(8):
+            send()
+        self.assertFalse(self.turns.locked())
+
+    def test_nobody_passes_on_what_another_has(self) -> None:
+        other = Turn(self.turns)
+        other.take()
+        other.pass_on()
+        self.assertTrue(self.turns.locked())
 
 
 class FinishedTest(WaitCase):

@@ -280,6 +280,37 @@ class Many(LoadCase):
         self.assertEqual(3, ledger.add("honest", "version", 1000, [(100, 200)]))
 
 
+class Turns(LoadCase):
+    """Connections answer by turns; no test can see for how long, but each can see that a turn ends."""
+
+    def assert_ends(self, served: Served) -> None:
+        self.assert_serves(served)
+        self.assertTrue(served.server.turns.acquire(timeout=PATIENCE), "somebody keeps the turn")
+        served.server.turns.release()
+
+    def test_whoever_does_not_read(self) -> None:
+        self.write("big", 8 << 20)
+        served = self.serve()
+        slow = [self.client(served.address, 4096, request("/big")) for _ in range(3)]
+        for client in slow:
+            self.assertTrue(client.recv(1))
+        self.assert_ends(served)
+        until(lambda: len(served.deliveries.under_way()) == 3, "they still wait")
+
+    def test_heads_that_are_not_whole(self) -> None:
+        served = self.serve()
+        for head in [b"G", b"\r\n\r\n", b"\n\r\nGET /", request()[:-2], request().replace(b"\r\n", b"\n")[:-1]]:
+            self.client(served.address, sends=head)
+        until(lambda: len(served.deliveries._connections) == 5, "all are there")
+        self.assert_ends(served)
+
+    def test_whoever_is_held_up_in_its_turn_is_passed_by(self) -> None:
+        served = self.serve()
+        with served.server.turns:
+            self.assert_serves(served)
+        self.assert_ends(served)
+
+
 class NothingLeft(LoadCase):
     @unittest.skipUnless(PROC, "no /proc")
     def test_64_descriptors(self) -> None:
