@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure this program beside http.server, nginx where installed, and a bare loop of os.sendfile.
 
-Linux, loopback, logs to files; the servers take turns, round by round.
+Linux, loopback, logs to files; the servers take turns, in random order, round by round.
 Receivers discard in the kernel (MSG_TRUNC), in a process of their own, so
 that it is the sender that is timed.  Prints a table in Markdown: medians and,
 in brackets, the ratio of this program's median to the other's.
@@ -18,6 +18,7 @@ import os
 import platform
 import pwd
 import py_compile
+import random
 import re
 import resource
 import selectors
@@ -31,7 +32,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, DefaultDict, Dict, Iterator, List
+from typing import Any, Callable, DefaultDict, Dict, Iterator, List, TypeVar
 
 MIB = 1 << 20
 SMALL = 1024
@@ -65,6 +66,7 @@ ROWS = {  # what is measured, and how it is written
 }
 Samples = Dict[str, DefaultDict[str, List[float]]]  # row, server, a list of figures
 Starters = Dict[str, Callable[[], "Server"]]
+T = TypeVar("T")
 Call = Callable[..., float]  # how a receiver is called: function, arguments
 
 NGINX_CONFIG = """
@@ -290,24 +292,29 @@ def starters(folder: Path) -> Starters:
 
 
 def measure_starts(start: Starters, samples: Samples) -> None:
-    """Start each server a few times, and measure the memory of a fresh one."""
-    for attempt in range(REPEATS):
-        for name in start:
-            if name == BARE:
-                continue
-            with contextlib.closing(start[name]()) as server:
-                if name == MODULE:
-                    samples["module"][PROGRAM].append(server.start_seconds * 1000)
-                    continue
-                if name != NGINX:  # which prints nothing
-                    samples["start"][name].append(server.start_seconds * 1000)
-                if attempt:
-                    continue
-                request_rate(server.port, kept=False)  # what the first requests load is not a connection's
-                idle = server.memory()
-                samples["idle"][name].append(idle / MIB)
-                with slow_receivers(server.port):
-                    samples["each"][name].append((server.memory() - idle) / SLOW_RECEIVERS / 1024)
+    """Start each server that prints a line, a few times."""
+    for name in shuffled([name for name in start if name not in (NGINX, BARE)] * REPEATS):
+        with contextlib.closing(start[name]()) as server:
+            row, column = ("module", PROGRAM) if name == MODULE else ("start", name)
+            samples[row][column].append(server.start_seconds * 1000)
+
+
+def measure_memory(start: Starters, samples: Samples) -> None:
+    """Measure what a fresh server takes, and what each receiver adds that does not read."""
+    for name in start:
+        if name in (MODULE, BARE):
+            continue
+        with contextlib.closing(start[name]()) as server:
+            request_rate(server.port, kept=False)  # what the first requests load is not a connection's
+            idle = server.memory()
+            samples["idle"][name].append(idle / MIB)
+            with slow_receivers(server.port):
+                samples["each"][name].append((server.memory() - idle) / SLOW_RECEIVERS / 1024)
+
+
+def shuffled(servers: list[T]) -> list[T]:
+    """Return *servers* in a random order: who comes first finds the machine in another state than who comes last."""
+    return random.sample(servers, len(servers))
 
 
 def measure_transfers(servers: list[Server], size: int, call: Call, samples: Samples) -> None:
@@ -317,7 +324,7 @@ def measure_transfers(servers: list[Server], size: int, call: Call, samples: Sam
     kinds = {"one": [("", size)], "eight": eight, "resumed": [(f"{size // 2}-", size - size // 2)]}
     for _ in range(REPEATS):
         for kind, ranges in kinds.items():
-            for server in servers:
+            for server in shuffled(servers):
                 if kind != "one" and server.name in (HTTP_SERVER, HTTP_SERVER_11):
                     continue  # which know no ranges
                 before = server.cpu_seconds()
@@ -329,11 +336,12 @@ def measure_transfers(servers: list[Server], size: int, call: Call, samples: Sam
 def measure_round(start: Starters, size: int, call: Call, samples: Samples) -> None:
     """Take samples for every row."""
     measure_starts(start, samples)
+    measure_memory(start, samples)
     with contextlib.ExitStack() as stack:
         names = [name for name in start if name != MODULE]
         servers = [stack.enter_context(contextlib.closing(start[name]())) for name in names]
         measure_transfers(servers, size, call, samples)
-        for server in servers[:-1]:  # the bare loop knows only the large file
+        for server in shuffled(servers[:-1]):  # the bare loop knows only the large file
             samples["peak"][server.name].append(server.memory("VmHWM") / MIB)
             samples["kept"][server.name].append(call(request_rate, server.port, True))
             samples["new"][server.name].append(call(request_rate, server.port, False))
