@@ -365,7 +365,7 @@ RESET_GRACE = 0.5  # seconds in which a receiver that discards what its system t
 CHUNK = 1 << 14  # bytes copied at a time: what one TLS record holds
 FOREVER = 86400.0  # seconds; the real limits are about progress: Deliveries.watch keeps them
 COURTESY = 0.05  # seconds for which one thread waits for another's turn to end
-STEP = 1 << 19  # bytes asked of one sendfile: so many a time-out is progress enough for a slow disk
+STEP = 1 << 20  # bytes asked of one sendfile: so many a time-out is progress enough for a slow disk
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
 
