@@ -394,8 +394,8 @@ class Turn:
     """A thread's right to work while no other one does, to be passed on before it waits for the network.
 
     Threads that work at the same time spend half of it on handing the
-    interpreter lock over.  It is a courtesy: whom a disk or a terminal holds
-    up in its turn, the others pass by.
+    interpreter lock over.  *lock* is what they have in common.  It is a
+    courtesy: whom a disk or a terminal holds up in its turn, the others pass by.
     """
 
     def __init__(self, lock: threading.Lock) -> None:
@@ -403,9 +403,11 @@ class Turn:
         self._taken = False
 
     def take(self) -> None:
+        """Wait for the turn, but not for long."""
         self._taken = self._lock.acquire(timeout=COURTESY)
 
     def pass_on(self) -> None:
+        """Let another thread work, if this one has the turn."""
         if self._taken:
             self._taken = False
             self._lock.release()
@@ -1238,7 +1240,7 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self._idle.release()
 
     def shutdown_request(self, request: Any) -> None:
-        """Close the connection, at both ends of which all has been said: PartialContentHandler.finish saw to that."""
+        """Close the connection; PartialContentHandler.finish has shut it down."""
         self.close_request(request)
         self._free.release()
 
@@ -1417,13 +1419,10 @@ class Terminal:
 
     def close(self, line: str) -> None:
         """Print the last *line*, and nothing from then on."""
-        # Another thread may be held up by a terminal that does not scroll: leave without it.
         self._print(escape(line) + "\n", "", last=True)
 
     def _print(self, text: str, status: str | None = None, last: bool = False) -> None:
-        if not self._lock.acquire(timeout=0.5 if last else -1):
-            return
-        try:
+        with self._lock:
             if self._closed:
                 return
             self._closed = last
@@ -1434,8 +1433,6 @@ class Terminal:
                 self._status = self._status if status is None else status
                 text = erase + text + self._status
             self._write(self._err, text)
-        finally:
-            self._lock.release()
 
     def _write(self, stream: TextIO | None, text: str) -> None:
         if stream is None:
@@ -1646,6 +1643,13 @@ def serve(server: QuietServer, deliveries: Deliveries, terminal: Terminal) -> No
 def _interrupt(number: int, frame: object) -> None:
     for known in (signal.SIGINT, signal.SIGTERM):  # the second Ctrl-C of an impatient hand changes nothing
         signal.signal(known, signal.SIG_IGN)
+    # A terminal that does not scroll, or a full pipe, holds up whoever writes, and who waits for that one.
+    deadline = threading.Timer(2.0, os._exit, (0,))
+    deadline.daemon = True
+    try:
+        deadline.start()
+    except RuntimeError:  # can't start new thread
+        pass
     raise KeyboardInterrupt
 
 

@@ -204,14 +204,14 @@ class Program:
     def __init__(self, command: Sequence[str], **options: Any) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=pipe, stderr=pipe, **{"stdin": subprocess.DEVNULL, **options}
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe}
+        self.process = subprocess.Popen(command, env=environment, **{**streams, **options})
         self.out = Lines()
         self.err = Lines()
         self._readers = [
-            threading.Thread(target=self._read, args=(self.process.stdout, self.out)),
-            threading.Thread(target=self._read, args=(self.process.stderr, self.err)),
+            threading.Thread(target=self._read, args=(stream, lines))
+            for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+            if stream
         ]
         for reader in self._readers:
             reader.start()

@@ -412,6 +412,30 @@ class StopTest(Case):
             program.process.send_signal(signal.SIGINT)
         self.assertRegex(self.stop(program), "^stopped. nothing was delivered; cut short: big")
 
+    def test_nobody_reads_the_log(self) -> None:
+        """A full pipe, like a terminal that does not scroll, holds up whoever writes; not who wants to stop."""
+        self.write("f")
+        for room in (0, 4096):  # for no line at all; for some, so that another lock is held
+            with self.subTest(room=room):
+                reader, writer = os.pipe()
+                self.addCleanup(os.close, reader)
+                os.set_blocking(writer, False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        os.write(writer, b"x" * 4096)
+                os.read(reader, room)
+                os.set_blocking(writer, True)
+                program = self.start(stderr=writer)
+                os.close(writer)
+                port = program.port()
+                with contextlib.suppress(socket.timeout):  # the program is held up: there is no answer
+                    for _ in range(200):
+                        with socket.create_connection(("127.0.0.1", port), 1) as client:
+                            client.sendall(b"GET /f HTTP/1.0\r\n\r\n")
+                            read_exactly(client, 100)
+                program.process.send_signal(signal.SIGTERM)
+                self.assertEqual(program.process.wait(PATIENCE), 0)
+
     def test_stdout_closed_early(self) -> None:
         for number in range(600):
             self.write("f" * 200 + str(number))
