@@ -723,9 +723,9 @@ class Deliveries:
         *answered*: the receiver went on, to its next request or to a FIN, so
         no reset is waited for.
         """
-        if not connection.transfers:
-            return
         with self._changed:
+            if not connection.transfers:
+                return
             connection.look()
             if connection.reset and connection.sent >= connection.transfers[-1].stop:
                 self._terminate(connection)  # else its thread is about to find out, and knows what it sent

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import unittest
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 from httpd_download import (
     CHUNK,
@@ -477,6 +477,34 @@ class UnderWayTest(WaitCase):
 
     def test_nothing_happened(self) -> None:
         self.assertEqual(self.deliveries.summary(), "stopped. nothing was delivered")
+
+    def test_two_threads_settle_at_once(self) -> None:
+        """While a line is written for one, the other comes, and finds that all has been done."""
+        raised: list[BaseException] = []
+        others: list[threading.Thread] = []
+
+        def settle() -> None:
+            try:
+                self.deliveries.settle(self.connection, answered=True)
+            except BaseException as error:
+                raised.append(error)
+
+        def log(peer: str, events: Sequence[tuple[str, str]]) -> None:
+            self.log.log(peer, events)
+            other = threading.Thread(target=settle)
+            others.append(other)
+            other.start()
+            other.join(0.1)  # it waits for a lock, which nothing tells
+
+        self.deliveries = Deliveries(log, 60.0, 0, lambda: self.now)
+        self.deliveries.enter(self.connection)
+        self.hand_over()
+        self.connection.reset = True
+        self.deliveries.watch()
+        [other] = others
+        other.join()
+        self.assertEqual(raised, [])
+        self.assertEqual(len(self.log.all()), 1)
 
 
 # --- Through real sockets ---

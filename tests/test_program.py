@@ -119,9 +119,9 @@ class OutputTest(Case):
             "===== start logging =====",
         ]
         self.assertEqual(program.out.all(), printed)
-        for link in program.links():
+        for count, link in enumerate(program.links(), 1):
             self.assertEqual(fetch(link), (200, b"0123456789"))
-        program.err.wait_for("delivered", 3)
+            program.err.wait_for("delivered", count)
         self.assertEqual(fetch(url + "/nothing")[0], 404)
         program.err.wait_for('"GET /nothing')
         self.assertEqual(self.stop(program), 'stopped. delivered: a b#%?"\\\\, b.tgz, 中文.bin')
