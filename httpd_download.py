@@ -11,8 +11,9 @@ import gc
 import sys
 
 if __name__ == "__main__":
-    gc.disable()  # nothing that is imported is garbage: to look for some is a tenth of the time to start
-    # http.client and shutil import these where they can, for what is not done here: a fifth.
+    # To look for garbage among what is imported, where there is none, is an eighth of the time to start;
+    # another eighth is to import what http.client and shutil can do without, and what is not done here.
+    gc.disable()
     UNUSED = {"ssl", "bz2", "lzma", "zlib"} - set(sys.modules)
     sys.modules.update(dict.fromkeys(UNUSED))  # type: ignore[arg-type]
 
@@ -44,9 +45,9 @@ from http import HTTPStatus
 from itertools import accumulate
 
 if __name__ == "__main__":
-    for unused in UNUSED:
-        del sys.modules[unused]  # tls_context does need ssl
-    gc.freeze()
+    for name in UNUSED:
+        del sys.modules[name]  # tls_context does need ssl
+    gc.freeze()  # what is imported stays
     gc.enable()
 try:
     import fcntl
@@ -99,7 +100,10 @@ class Representation:
         os.close(self.descriptor)
 
     def is_overwritten(self) -> bool:
-        """Tell whether the file was changed in place since it was opened; one that only grew was not."""
+        """Tell whether the file was changed in place since it was opened, as far as its status tells.
+
+        One that grew may have been appended to, which changes nothing of what is sent.
+        """
         status = os.fstat(self.descriptor)
         return status.st_size == self.size and status.st_mtime_ns != self.status.st_mtime_ns
 
@@ -365,7 +369,7 @@ RESET_GRACE = 0.5  # seconds in which a receiver that discards what its system t
 CHUNK = 1 << 14  # bytes copied at a time: what one TLS record holds
 FOREVER = 86400.0  # seconds; the real limits are about progress: Deliveries.watch keeps them
 COURTESY = 0.05  # seconds for which one thread waits for another's turn to end
-STEP = 1 << 20  # bytes asked of one sendfile: so many a time-out is progress enough for a slow disk
+STEP = 1 << 20  # bytes asked of one sendfile: a disk that takes a time-out for so many counts as stalled
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
 
@@ -395,7 +399,7 @@ class Turn:
 
     Threads that work at the same time spend half of it on handing the
     interpreter lock over.  *lock* is what they have in common.  It is a
-    courtesy: whom a disk or a terminal holds up in its turn, the others pass by.
+    courtesy: whom a disk holds up in its turn, the others pass by.
     """
 
     def __init__(self, lock: threading.Lock) -> None:
@@ -510,22 +514,24 @@ class Connection(io.BufferedIOBase):
         # The head leaves in one packet with the first bytes of the file.
         self._flush(getattr(socket, "MSG_MORE", 0) if self._sendfile and start < stop else 0)
         while start < stop:
-            sent = self._send_some(representation.descriptor, start, stop - start)
-            if not sent:
-                raise EOFError("the file became shorter")
-            start += sent
-            self.sent += sent
-            if start < stop and representation.is_overwritten():
+            if representation.is_overwritten():
                 raise EOFError("the file was changed")
+            sent = self._send_some(representation.descriptor, start, stop - start)
+            if sent == 0:
+                raise EOFError("the file became shorter")
+            start += sent or 0
+            self.sent += sent or 0
 
-    def _send_some(self, descriptor: int, start: int, count: int) -> int:
-        while self._sendfile:
+    def _send_some(self, descriptor: int, start: int, count: int) -> int | None:
+        """Return how many bytes were handed over: 0 at the end of the file, None where there was no room until now."""
+        if self._sendfile:
             try:
                 return os.sendfile(self._socket.fileno(), descriptor, start, min(count, STEP))
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._socket, select.POLLOUT)
                 poll.poll()
+                return None
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
@@ -559,7 +565,8 @@ class Transfer:
         self.began = 0.0
         self.arrived: float | None = None  # when the last byte was acknowledged
         self.rate = 0.0  # bytes a second, of late
-        self._measured: tuple[float, int] | None = None
+        self._measured = (0.0, 0)  # when, and what had been acknowledged
+        self._measurements = 0
 
     def progress(self, position: int) -> int:
         """Return how many bytes of the body lie before *position* in the stream."""
@@ -576,11 +583,13 @@ class Transfer:
         return spans
 
     def measure(self, now: float, acknowledged: int) -> None:
-        """Bring ``rate`` up to date, smoothed over the last few seconds."""
-        then, before = self._measured or (self.began, 0)
+        """Bring ``rate`` up to date: the mean so far, then smoothed over the last few seconds."""
+        then, before = self._measured if self._measurements else (self.began, 0)
         if now - then >= 2 * TICK:
             latest = (acknowledged - before) / (now - then)
-            self.rate = 0.9 * self.rate + 0.1 * latest if self._measured else latest
+            # What fills the receiver's buffers at the start is no measure of its network.
+            self._measurements += 1
+            self.rate += max(0.1, 1 / self._measurements) * (latest - self.rate)
             self._measured = (now, acknowledged)
 
 
@@ -881,12 +890,11 @@ def framing_error(fields: Mapping[str, str], version: str) -> str:
         return "there must be a Host"
     if host and not re.fullmatch(HOST, host, re.ASCII):  # two of them are one with a blank in it
         return "malformed Host, or more than one"
-    length = fields.get("content-length")
-    lengths = {item.strip(" \t") for item in (length or "0").split(",")}
-    if length == "" or len(lengths) > 1 or not re.fullmatch("[0-9]+", lengths.pop()):
+    lengths = {item.strip(" \t") for item in fields.get("content-length", "0").split(",")}
+    if len(lengths) > 1 or not re.fullmatch("[0-9]+", lengths.pop()):
         return "malformed or conflicting Content-Length"
     coding = fields.get("transfer-encoding")
-    if coding is not None and (length is not None or version < "HTTP/1.1"):
+    if coding is not None and ("content-length" in fields or version < "HTTP/1.1"):
         return "Transfer-Encoding beside Content-Length, or in HTTP/1.0"
     if coding is not None and coding.lower().rpartition(",")[2].strip(" \t") != "chunked":
         return "the last Transfer-Encoding must be chunked"
@@ -930,7 +938,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.wfile = Connection(self.connection, turn=Turn(self.server.turns))
+        self.wfile = Connection(self.connection, turn=Turn(self.server.turn_lock))
         self.server.deliveries.enter(self.wfile)
 
     def handle(self) -> None:
@@ -962,7 +970,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Wait for the next request, which settles the last, and answer it."""
         try:
             arrived = self.rfile.peek(1)  # type: ignore[attr-defined]
-            if arrived[:1] > b"\r" and b"\n\r\n" in arrived:  # a whole head: there is nothing to wait for
+            # Where a whole head is here, which empty lines before it can feign, there is nothing to wait for.
+            if arrived[:1] > b"\r" and b"\n\r\n" in arrived:
                 self.wfile.turn.take()
             self.server.deliveries.settle(self.wfile, answered=True)
             self.wfile.went_forward()
@@ -1067,9 +1076,9 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """
         size = representation.size
         modified = min(representation.mtime, int(time.time()))  # never later than Date (section 8.8.2.1)
-        asked = combined(self.headers)
+        request_fields = combined(self.headers)
         fields = [("Accept-Ranges", "bytes"), ("ETag", representation.etag), ("Last-Modified", http_date(modified))]
-        status = precondition_status(asked, representation.etag, modified)
+        status = precondition_status(request_fields, representation.etag, modified)
         if status == HTTPStatus.NOT_MODIFIED:
             self.write_head(status, fields)
             return None
@@ -1077,10 +1086,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(status)
         parts: list[Part]
         spans = end = None
-        range_field = asked.get("range", "")
+        range_field = request_fields.get("range", "")
         if self.server.resume_only and not re.fullmatch("bytes=[0-9]+-", range_field, re.IGNORECASE):
             range_field = ""
-        holds = if_range_holds(asked.get("if-range"), representation.etag, modified)
+        holds = if_range_holds(request_fields.get("if-range"), representation.etag, modified)
         if range_field and self.command == "GET" and holds:
             try:
                 spans = byte_ranges(range_field, size)
@@ -1129,7 +1138,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request that http.server could not parse, without its *message*, and read no further."""
+        """Refuse what http.server cannot parse, or has no method for, without its *message*, and read no further."""
+        self.requestline = self.requestline or self.raw_requestline.decode("utf-8", "surrogateescape")  # of a 414
         self.close_connection = True
         raise Refusal(code)
 
@@ -1179,8 +1189,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.log = log
         self.resume_only = resume_only
         self._tls = tls
-        self.turns = threading.Lock()
-        self._turn = Turn(self.turns)
+        self.turn_lock = threading.Lock()
+        self._turn = Turn(self.turn_lock)
         self._free = threading.Semaphore(most_connections)
         self._idle = threading.Semaphore(0)
         self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
@@ -1200,7 +1210,7 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         if not self._free.acquire(timeout=TICK):
             raise OSError(errno.EMFILE, "no connection is free")
         try:
-            self._turn.take()
+            self._turn.take()  # or this thread and the one that answers slow each other down
             try:
                 accepted, address = super().get_request()
             finally:
@@ -1254,6 +1264,34 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             place = place.tb_next
         where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
         self.log(client_address[0], [("-", f"internal error. {type(error).__name__}: {error} ({where})")])
+
+
+def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files do not make one."""
+    try:
+        import ssl
+    except ImportError:
+        raise OSError(errno.ENOTSUP, "this Python was built without ssl", certificate) from None
+
+    class Socket(ssl.SSLSocket):
+        def recv_into(self, *arguments: Any) -> int:
+            """See a FIN before OpenSSL does, which answers it with an alert, and so provokes a reset."""
+            if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
+                return 0
+            return super().recv_into(*arguments)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = Socket
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    for path in filter(None, (certificate, key)):
+        open(path, "rb").close()  # OpenSSL does not say which of the two is missing
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
+        raise OSError(errno.EINVAL, f"not a certificate with its key: {tls_reason(error)}", files) from None
+    return context
 
 
 # --- Addresses and links -----------------------------------------------------------
@@ -1567,34 +1605,6 @@ def make_server(options: argparse.Namespace, share: Share, deliveries: Deliverie
     raise OSError(error.errno, advice, f"{where[0]} port {where[1]}")
 
 
-def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files do not make one."""
-    try:
-        import ssl
-    except ImportError:
-        raise OSError(errno.ENOTSUP, "this Python was built without ssl", certificate) from None
-
-    class Socket(ssl.SSLSocket):
-        def recv_into(self, *arguments: Any) -> int:
-            """See a FIN before OpenSSL does, which answers it with an alert, and so provokes a reset."""
-            if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
-                return 0
-            return super().recv_into(*arguments)
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = Socket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    for path in filter(None, (certificate, key)):
-        open(path, "rb").close()  # OpenSSL does not say which of the two is missing
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
-        raise OSError(errno.EINVAL, f"not a certificate with its key: {tls_reason(error)}", files) from None
-    return context
-
-
 def _most_connections() -> int:
     """Raise the limit on descriptors, and return how many connections it is good for: two each, the rest ours."""
     if resource is None:
@@ -1610,7 +1620,8 @@ def _most_connections() -> int:
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
     """Print where the server can be reached, and a link for each file."""
-    bound = str(server.server_address[0])
+    # With the zone of a link-local address, which server_address[0] leaves out.
+    bound = socket.getnameinfo(server.server_address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]  # type: ignore[arg-type]
     hosts = [options.host or bound]
     if not options.host and bound in ("::", "0.0.0.0"):
         hosts = local_addresses(ipv6=bound == "::")
@@ -1643,7 +1654,7 @@ def serve(server: QuietServer, deliveries: Deliveries, terminal: Terminal) -> No
 def _interrupt(number: int, frame: object) -> None:
     for known in (signal.SIGINT, signal.SIGTERM):  # the second Ctrl-C of an impatient hand changes nothing
         signal.signal(known, signal.SIG_IGN)
-    # A terminal that does not scroll, or a full pipe, holds up whoever writes, and who waits for that one.
+    # A terminal that does not scroll, or a full pipe, would hold this thread up too: then leave without a word.
     deadline = threading.Timer(2.0, os._exit, (0,))
     deadline.daemon = True
     try:

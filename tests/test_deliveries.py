@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import select
 import socket
 import threading
 import time
@@ -278,6 +279,33 @@ class TurnTest(WaitCase):
         self.assertTrue(self.turns.locked())
 
 
+@unittest.skipUnless(hasattr(os, "sendfile"), "no os.sendfile")
+class WaitForRoomTest(WaitCase):
+    def test_overwritten_while_the_last_piece_waits(self) -> None:
+        size = 300_000  # more than a local socket takes at once, less than one STEP
+        path = self.folder / "f"
+        path.write_bytes(b"A" * size)
+        raised: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                with Representation(os.open(path, os.O_RDONLY), "f") as representation:
+                    self.connection.send([(0, size)], representation)
+            except EOFError as error:
+                raised.append(error)
+            self.mine.close()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        until(lambda: not select.select([], [self.mine], [], 0)[1], "there is no room left")
+        with path.open("r+b") as file:
+            file.write(b"B" * size)
+        os.utime(path, (1, 1))  # whatever the resolution of its clock
+        self.assertLess(len(read_all(self.theirs)), size)
+        sender.join()
+        self.assertEqual([str(error) for error in raised], ["the file was changed"])
+
+
 class FinishedTest(WaitCase):
     def test_at_queue_0_after_the_grace_and_timed_without_it(self) -> None:
         self.hand_over()
@@ -474,6 +502,16 @@ class UnderWayTest(WaitCase):
         self.assertEqual(
             self.deliveries.summary(), "stopped. delivered: f (2 times); cut short: g to peer at 0% (0 B of 1000 B)"
         )
+
+    def test_what_fills_the_buffers_at_once_is_soon_no_part_of_the_rate(self) -> None:
+        transfer = self.hand_over(size=10_000)
+        self.watch(1, 10_010 - 10 - 5000)
+        for second in range(1, 5):
+            self.watch(1, 10_010 - 10 - 5000 - second * 100)
+        self.assertAlmostEqual(transfer.rate, 5400 / 5, delta=1)
+        for second in range(5, 40):
+            self.watch(1, 10_010 - 10 - 5000 - second * 100)
+        self.assertLess(transfer.rate, 200)
 
     def test_nothing_happened(self) -> None:
         self.assertEqual(self.deliveries.summary(), "stopped. nothing was delivered")

@@ -683,6 +683,7 @@ class Malformed(HttpCase):
         get = b"GET /a.txt HTTP/1.1\r\nHost: x\r\n"
         line = b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
         self.assert_refused(served, 414, line, b"\r\n" + line, b"a" * 70000 + b"\r\n\r\n")
+        self.assertEqual(2, sum('"GET /aaaa' in logged for logged in served.log.all()), "what was asked is named")
         self.assert_refused(served, 431, get + b"X: " + b"y" * 70000 + b"\r\n\r\n", get + b"X" * 70000 + b"\r\n\r\n")
         self.assert_refused(served, 431, get + b"X: y\r\n" * 15000 + b"\r\n", get + b"X: y\r\n" * 200 + b"\r\n")
 

@@ -285,8 +285,8 @@ class Turns(LoadCase):
 
     def assert_ends(self, served: Served) -> None:
         self.assert_serves(served)
-        self.assertTrue(served.server.turns.acquire(timeout=PATIENCE), "somebody keeps the turn")
-        served.server.turns.release()
+        self.assertTrue(served.server.turn_lock.acquire(timeout=PATIENCE), "somebody keeps the turn")
+        served.server.turn_lock.release()
 
     def test_whoever_does_not_read(self) -> None:
         self.write("big", 8 << 20)
@@ -306,7 +306,7 @@ class Turns(LoadCase):
 
     def test_whoever_is_held_up_in_its_turn_is_passed_by(self) -> None:
         served = self.serve()
-        with served.server.turns:
+        with served.server.turn_lock:
             self.assert_serves(served)
         self.assert_ends(served)
 

@@ -17,9 +17,10 @@ import time
 import unittest
 import urllib.request
 from typing import Any, Callable, Sequence
+from unittest import mock
 from urllib.error import HTTPError
 
-from httpd_download import __version__, parse_arguments
+from httpd_download import Share, Terminal, __version__, announce, parse_arguments
 from tests.support import (
     PATIENCE,
     PROGRAM,
@@ -247,6 +248,15 @@ class OutputTest(Case):
         [link] = program.links()
         (self.folder / "current").rmdir()
         self.assertEqual(fetch(link), (200, content))
+
+    @unittest.skipUnless(has_ipv6_loopback() and hasattr(socket, "if_indextoname"), "no IPv6")
+    def test_the_zone_of_a_link_local_address(self) -> None:
+        self.write("f")
+        out = io.StringIO()
+        server = mock.Mock(server_address=("fe80::1", 29000, 0, 1), server_port=29000, share=Share(str(self.folder)))
+        announce(server, parse_arguments([]), Terminal(out, None))
+        url = f"http://[fe80::1%25{socket.if_indextoname(1)}]:29000"
+        self.assertEqual(out.getvalue().splitlines()[:3:2], [f"serving on: {url}/", f"link: {url}/f"])
 
     def test_it_does_not_list_itself(self) -> None:
         shutil.copy(str(PROGRAM), str(self.folder))
