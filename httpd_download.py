@@ -8,9 +8,11 @@ log until the file is delivered; press Ctrl-C.  Broken downloads resume.
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main is there: no traceback of an import
     # To look for garbage among what is imported, where there is none, is an eighth of the time to start;
     # another eighth is to import what http.client and shutil can do without, and what is not done here.
     gc.disable()
@@ -30,7 +32,6 @@ import os
 import queue
 import re
 import select
-import signal
 import socket
 import socketserver
 import stat
@@ -370,6 +371,7 @@ CHUNK = 1 << 14  # bytes copied at a time: what one TLS record holds
 FOREVER = 86400.0  # seconds; the real limits are about progress: Deliveries.watch keeps them
 COURTESY = 0.05  # seconds for which one thread waits for another's turn to end
 STEP = 1 << 20  # bytes asked of one sendfile: a disk that takes a time-out for so many counts as stalled
+MAX_PIPELINED = 256  # transfers under way on one connection
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
 
@@ -465,8 +467,8 @@ class Connection(io.BufferedIOBase):
         Raise OSError where the connection or the disk fails, and EOFError
         where the file is no longer what it was.
         """
-        if self.tell() + sum(map(part_length, parts)) - self.acknowledged > CHUNK:
-            # A system may not have room for so much.  A time-out, however long, makes the socket
+        if self.queued is None or self.tell() + sum(map(part_length, parts)) - self.acknowledged > CHUNK:
+            # A system may not have room for so much, or cannot tell.  A time-out, however long, makes the socket
             # non-blocking, so that os.sendfile tells what the system has taken.
             self.turn.pass_on()
             self._socket.settimeout(FOREVER)
@@ -719,8 +721,16 @@ class Deliveries:
             self._connections.add(connection)
 
     def begin(self, connection: Connection, transfer: Transfer) -> None:
-        """Take note of *transfer*, whose body is what is written to *connection* next."""
+        """Take note of *transfer*, whose body is what is written to *connection* next.
+
+        Wait where a receiver has asked for so many, without reading, that
+        what is noted of them would use memory and time of others.
+        """
         with self._changed:
+            while len(connection.transfers) >= MAX_PIPELINED:
+                connection.turn.pass_on()
+                self._changed.wait(TICK)
+                self.settle(connection, answered=True)
             transfer.start = connection.tell()
             transfer.stop = transfer.start + transfer.length
             transfer.began = self._clock()

@@ -272,6 +272,12 @@ class TurnTest(WaitCase):
             send()
         self.assertFalse(self.turns.locked())
 
+    def test_it_is_passed_on_where_the_system_cannot_tell(self) -> None:
+        self.queued = None
+        self.connection.look()
+        self.connection.send([b"x"])
+        self.assertFalse(self.turns.locked())
+
     def test_nobody_passes_on_what_another_has(self) -> None:
         other = Turn(self.turns)
         other.take()

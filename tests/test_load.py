@@ -24,7 +24,7 @@ from typing import Any, Callable, Iterable
 from unittest import mock
 
 import httpd_download
-from httpd_download import Deliveries, Ledger, QuietServer, Share
+from httpd_download import MAX_PIPELINED, Deliveries, Ledger, QuietServer, Share
 from tests.support import PATIENCE, FolderCase, Lines, Program, ProgramCase, Served, read_all, read_reply, reset, until
 
 PROC = Path("/proc/self/stat").exists()
@@ -242,6 +242,19 @@ class Many(LoadCase):
         self.assertLessEqual(len(workers(served.server)), 2)
         until(lambda: not workers(served.server), "idle threads end")
         self.assert_serves(served)
+
+    def test_whoever_asks_for_more_and_more_without_reading(self) -> None:
+        served = self.serve()
+        count = MAX_PIPELINED + 100
+        client = self.client(served.address, 4096)
+        client.sendall(request() * count)
+        served.log.wait_for("200 -", MAX_PIPELINED)
+        until(lambda: len(served.deliveries.under_way()) == MAX_PIPELINED, "so many are under way")
+        self.assert_serves(served)
+        client.shutdown(socket.SHUT_WR)
+        self.assertEqual(count, read_all(client).count(b"\r\n\r\nhello\n"))
+        served.log.wait_for("finished", count)
+        self.assert_no_fault(served.log.all())
 
     def test_a_burst_of_connections(self) -> None:
         backlog = Path("/proc/sys/net/core/somaxconn")
