@@ -1,55 +1,50 @@
 #!/usr/bin/env python3
 """Hand files to someone over HTTP, from whatever machine is nearest to them.
 
-Run it in a folder, or name files; paste the link that it prints; watch the
-log until the file is delivered; press Ctrl-C.  Broken downloads resume.
+Run it in a folder, or name files and folders; paste the link that it prints; watch the log
+until it says that the file is delivered; press Ctrl-C.  Broken downloads resume.
 """
 
 from __future__ import annotations
 
-import gc
 import signal
-import sys
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main is there: no traceback of an import
-    # To look for garbage among what is imported, where there is none, is an eighth of the time to start;
-    # another eighth is to import what http.client and shutil can do without, and what is not done here.
-    gc.disable()
-    UNUSED = {"ssl", "bz2", "lzma", "zlib"} - set(sys.modules)
-    sys.modules.update(dict.fromkeys(UNUSED))  # type: ignore[arg-type]
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until main is there, Ctrl-C shall show no traceback of an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import _thread
 import argparse
 import calendar
-import datetime
+import contextlib
 import email.utils
+import enum
 import errno
-import http.client
+import functools
+import hashlib
 import http.server
-import io
-import mimetypes
 import os
 import queue
+import random
 import re
 import select
 import socket
 import socketserver
 import stat
 import struct
+import sys
+import tarfile
 import threading
 import time
 import urllib.parse
+from array import array
 from bisect import bisect_right
-from collections import deque
-from functools import lru_cache, partial
+from collections import Counter, deque
+from hmac import compare_digest
 from http import HTTPStatus
-from itertools import accumulate
+from itertools import accumulate, chain, count, groupby, product
+from typing import TYPE_CHECKING, NamedTuple, Tuple, Union
 
-if __name__ == "__main__":
-    for name in UNUSED:
-        del sys.modules[name]  # tls_context does need ssl
-    gc.freeze()  # what is imported stays
-    gc.enable()
 try:
     import fcntl
     import resource
@@ -57,795 +52,1315 @@ try:
 except ImportError:  # Windows
     fcntl = resource = termios = None  # type: ignore[assignment]
 
-TYPE_CHECKING = False  # to import typing for it would take its time at every start
 if TYPE_CHECKING:
     import ssl
-    from email.message import Message
-    from typing import Any, Callable, Iterator, Mapping, Sequence, TextIO, Union
+    from typing import (
+        Any,
+        Callable,
+        Collection,
+        Iterable,
+        Iterator,
+        Literal,
+        Mapping,
+        Sequence,
+        TextIO,
+    )
 
-    Span = tuple[int, int]  # bytes of a file: first, and one past the last
-    Part = Union[bytes, Span]  # a piece of a body: literal, or a span of the open file
-    Fields = Sequence[tuple[str, str]]
-    Event = tuple[str, str]  # what was asked for, and what became of it
-    Log = Callable[[str, Sequence[Event]], None]  # a peer, and its events: a line each
+    # Takes an address, and its events: a subject, such as a request, and what became of it.
+    Log = Callable[[str, Sequence[Tuple[str, str]]], None]
+    # What a name in a folder is; the last four are not offered.
+    Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
 
-__version__ = "1.0.0"
-
-
-# --- What is offered: names to open files ------------------------------------------
+__version__ = "2.0.0"
 
 
-class Representation:
-    """An open regular file, as it is offered to receivers (RFC 9110, section 3.2); a ``with`` closes it.
+# --- What is offered --------------------------------------------------------------------
+#
+# A share turns the path of a request into a representation: an open file, or a folder as an
+# archive.  It is the only door to the disk, and what it opens in a folder comes through Folder.  A
+# representation has a version, and hands any span of its bytes out as parts: literal bytes, or
+# spans of open files, whose check tells whether they still are what they were.
 
-    ``size`` is in bytes, ``mtime`` in seconds.  ``etag`` is strong: another
-    file, another size or another time of change in ns makes another tag.
-    """
+# The first byte, and one past the last; which file, by device and inode.
+Span = Tuple[int, int]
+FileId = Tuple[int, int]
+# A piece of a body: literal bytes, or a span of an open file.
+Part = Union[bytes, Tuple["OpenFile", int, int]]
+Representation = Union["File", "Archive"]
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+# O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
+FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
+# A FIFO may take the place of a file just then: nobody waits for its writer.
+FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# What the system lacks says nothing about a file.
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+# Of a tar: a block, and what a plain header holds: bytes of a name, and numbers.
+BLOCK, PLAIN_NAME, PLAIN_NUMBERS = 512, 100, range(8**11)
+PLAIN_KINDS: tuple[Kind, ...] = ("file", "folder")
+# Without set-id bits.
+PERMISSIONS = 0o1777
+TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        """Raise OSError where *descriptor* is not of a regular file; closing it then stays with the caller."""
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        self.descriptor = descriptor
-        self.status = status
-        self.name = name
-        self.size = status.st_size
-        self.mtime = status.st_mtime_ns // 10**9
-        self.etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
 
-    def __enter__(self) -> Representation:
-        return self
+class ContentChanged(Exception):
+    """A file is no longer what was promised; the text says how."""
 
-    def __exit__(self, *_: object) -> None:
+
+class Version(NamedTuple):
+    """A state of what a link stands for; *file_id* is None where that is not one file."""
+
+    etag: str
+    size: int
+    file_id: FileId | None = None
+
+
+class OpenFile:
+    """An open file, which is sent only as long as it is a regular one of a size and time."""
+
+    def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
+        """Take *descriptor* over; *label* is what it is called where it has changed."""
+        self.descriptor, self.label = descriptor, label
+        self._size, self._mtime_ns = size, mtime_ns
+
+    def __del__(self) -> None:
+        # By whoever forgets it last: the thread that sends it, or what watches over the transfer.
         os.close(self.descriptor)
 
-    def is_overwritten(self) -> bool:
-        """Tell whether the file was changed in place since it was opened, as far as its status tells.
+    def read(self, start: int, length: int) -> bytes:
+        """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
+        if hasattr(os, "pread"):
+            data = os.pread(self.descriptor, length, start)
+        else:
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            data = os.read(self.descriptor, length)
+        self.check()
+        if not data:
+            raise ContentChanged(f"{self.label} ends too early")
+        return data
 
-        One that grew may have been appended to, which changes nothing of what is sent.
-        """
+    def check(self) -> None:
+        """Raise ContentChanged where it is not what it is to be."""
         status = os.fstat(self.descriptor)
-        return status.st_size == self.size and status.st_mtime_ns != self.status.st_mtime_ns
+        is_same = status.st_size == self._size and status.st_mtime_ns == self._mtime_ns
+        if not is_same or not stat.S_ISREG(status.st_mode):
+            raise ContentChanged(f"{self.label} was changed")
+
+
+class File(OpenFile):
+    """An open regular file as a representation, which may grow while it is sent."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
+        status = os.fstat(descriptor)
+        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        self.name = name
+        # Strong: another file, another size or another time in ns makes another tag.
+        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+        self.version = Version(etag, status.st_size, (status.st_dev, status.st_ino))
+        self.modified: int | None = status.st_mtime_ns // 10**9
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes from *start* to *stop*."""
+        yield self, start, stop
+
+    def check(self) -> None:
+        # What is appended changes nothing of what is sent; but ext4 shows the new time of a file
+        # that grows some 0.1 ms before the new size.
+        for pause in (0.002, 0.01, 0.05, 0):
+            status = os.fstat(self.descriptor)
+            if status.st_size < self._size:
+                raise ContentChanged("the file became shorter")
+            if status.st_size > self._size or status.st_mtime_ns == self._mtime_ns:
+                return
+            time.sleep(pause)
+        raise ContentChanged("the file was changed")
+
+
+class Entry(NamedTuple):
+    """What is in a folder; *path* leads there from the root of the walk, with slashes."""
+
+    path: str
+    kind: Kind
+    mode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    target: str = ""
+
+
+def open_regular(path: str) -> int:
+    """Return a descriptor of the regular file *path*, also over symlinks.  Raise OSError."""
+    # Looked at first, since to open some devices is to set them going.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
+    return os.open(path, FILE_FLAGS)
+
+
+class Folder:
+    """An open folder, from which files are opened, and to which no symlink leads from its root:
+    whoever swaps names meanwhile gains nothing."""
+
+    def __init__(self, root: str, path: str = "") -> None:
+        """Open the folder *path* below *root*.  Raise OSError."""
+        self._root, self._path, self._descriptor = root, path, -1
+        if os.open in os.supports_dir_fd:
+            self._descriptor = os.open(root, FOLDER_FLAGS)
+            for component in path.split("/") if path else ():
+                flags = FOLDER_FLAGS | NO_FOLLOW
+                below = os.open(component, flags, dir_fd=self._descriptor)
+                os.close(self._descriptor)
+                self._descriptor = below
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def open(self, name: str) -> int:
+        """Return a descriptor of the file *name*, no symlink.  Raise OSError."""
+        if self._descriptor >= 0:
+            return os.open(name, FILE_FLAGS | NO_FOLLOW, dir_fd=self._descriptor)
+        path = os.path.join(self._root, self._path, name)
+        if os.path.normcase(os.path.realpath(path)) != os.path.normcase(os.path.abspath(path)):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        return os.open(path, FILE_FLAGS)
+
+    def entries(self, logs: Collection[FileId]) -> list[Entry]:
+        """Return what is in it, by the bytes of the names.  Raise OSError."""
+        place: str | int = os.path.join(self._root, self._path)
+        folder = None
+        if self._descriptor >= 0:
+            place = folder = os.open(os.curdir, os.O_RDONLY, dir_fd=self._descriptor)
+        try:
+            with os.scandir(place) as found:
+                items = sorted(found, key=lambda item: os.fsencode(item.name))
+            above = f"{self._path}/" if self._path else ""
+            return [make_entry(above + item.name, item, folder, logs) for item in items]
+        finally:
+            if folder is not None:
+                os.close(folder)
+
+
+def make_entry(
+    path: str, item: os.DirEntry[str], folder: int | None, logs: Collection[FileId]
+) -> Entry:
+    """Return what *item* of an open *folder* is, or of no open one; *path* is to lead to it."""
+    if item.name.startswith("."):
+        return Entry(path, "hidden")
+    kind: Kind = "special"
+    size, target = 0, ""
+    try:
+        status = item.stat(follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            kind, target = "symlink", os.readlink(item.path, dir_fd=folder)
+        elif stat.S_ISDIR(status.st_mode):
+            kind = "folder"
+        elif (status.st_dev, status.st_ino) in logs:
+            kind = "log"
+        elif stat.S_ISREG(status.st_mode):
+            is_readable = os.access(item.path, os.R_OK, dir_fd=folder)
+            kind, size = "file" if is_readable else "unreadable", status.st_size
+    except OSError:
+        return Entry(path, "unreadable")
+    return Entry(path, kind, status.st_mode & PERMISSIONS, size, status.st_mtime_ns, target)
+
+
+def walk(root: str, is_deep: bool, logs: Collection[FileId]) -> Iterator[Entry]:
+    """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
+    each folder before what is in it.  Symlinks are not followed, hidden folders not entered; *logs*
+    are files that this program writes to.  Raise OSError for *root* alone."""
+    status = os.stat(root)
+    left = [Entry("", "folder", status.st_mode & PERMISSIONS, 0, status.st_mtime_ns)]
+    while left:
+        entry = left.pop()
+        if entry.kind == "folder" and (is_deep or not entry.path):
+            try:
+                left += reversed(Folder(root, entry.path).entries(logs))
+            except OSError:
+                if not entry.path:
+                    raise
+                entry = Entry(entry.path, "unreadable")
+        yield entry
+
+
+class Archive:
+    """A folder as a tar that exists nowhere, and of which any span can be had: where each entry
+    lies follows from names and sizes alone (POSIX.1-2017, pax, "ustar Interchange Format").  The
+    layout is made once; files are read when they are sent."""
+
+    modified: int | None = None
+
+    def __init__(
+        self, path: str, folder: str, logs: Collection[FileId], progress: Callable[[str, int], None]
+    ) -> None:
+        """Lay out the folder *path*, called *folder*, and tell *progress* how many entries there
+        are.  Raise OSError where it cannot be read."""
+        self.name, self.folder, self._path = f"{folder}.tar", folder, path
+        # Of plain headers all that follows the checksum, and what that adds to it: the checksum
+        # itself counts as eight blanks.
+        ends = {kind: self._tobuf("", Entry("", kind))[156:] for kind in PLAIN_KINDS}
+        self._ends = {kind: (end, sum(end) + 8 * ord(" ")) for kind, end in ends.items()}
+        self._entries: list[Entry] = []
+        # Where the header of each entry begins, and at last where the end of the archive does.
+        self._offsets = array("Q", [0])
+        self.files = self.content = 0
+        left_out: dict[str, list[str]] = {"hidden": [], "unreadable": [], "special": [], "log": []}
+        # Python 3.8 writes other headers than 3.9.
+        layout = hashlib.sha256(repr((folder, sys.version_info[:2])).encode())
+        for entry in walk(path, True, logs):
+            if entry.kind in left_out:
+                left_out[entry.kind].append(entry.path)
+                continue
+            layout.update(repr(entry).encode())
+            end = self._offsets[-1] + len(self._header(entry)) + entry.size
+            self._offsets.append(-(-end // BLOCK) * BLOCK)
+            self._entries.append(entry)
+            self.files += entry.kind == "file"
+            self.content += entry.size
+            progress(folder, len(self._entries))
+        self.version = Version(f'"{layout.hexdigest()[:32]}"', self._offsets[-1] + 2 * BLOCK)
+        told = {kind: f"{len(paths):,} {kind}" for kind, paths in left_out.items() if paths}
+        if "unreadable" in told:
+            told["unreadable"] += f" ({some(left_out['unreadable'], 3)})"
+        self.left_out = ", ".join(told.values())
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes from *start* to *stop*; raise ContentChanged in the place of a file that
+        is no longer what the layout says."""
+
+        def cut(data: bytes, offset: int) -> bytes:
+            is_inside = start <= offset and offset + len(data) <= stop
+            return data if is_inside else data[max(start - offset, 0) : max(stop - offset, 0)]
+
+        above = folder = None
+        for index in range(bisect_right(self._offsets, start) - 1, len(self._entries)):
+            offset, entry = self._offsets[index], self._entries[index]
+            if offset >= stop:
+                return
+            header = self._header(entry)
+            content = offset + len(header)
+            end = content + entry.size
+            yield cut(header, offset)
+            if max(start, content) < min(stop, end):
+                label = f"{self.folder}/{entry.path}"
+                parent, _, name = entry.path.rpartition("/")
+                try:
+                    if folder is None or parent != above:
+                        above, folder = parent, Folder(self._path, parent)
+                    descriptor = folder.open(name)
+                except OSError as error:
+                    if error.errno in LACKING:
+                        raise
+                    raise ContentChanged(f"{label}: {error.strerror}") from None
+                file = OpenFile(descriptor, label, entry.size, entry.mtime_ns)
+                # It may be a folder or a FIFO by now, which cannot be read.
+                file.check()
+                yield file, max(start - content, 0), min(stop, end) - content
+                del file
+            if self._offsets[index + 1] > end:
+                yield cut(bytes(self._offsets[index + 1] - end), end)
+        yield cut(bytes(2 * BLOCK), self._offsets[-1])
+
+    def _header(self, entry: Entry) -> bytes:
+        """Return the blocks before the content of *entry*: what tobuf makes, only sooner."""
+        name = f"{self.folder}/{entry.path}"
+        if entry.kind == "folder":
+            name = name.rstrip("/") + "/"
+        mtime = entry.mtime_ns // 10**9
+        is_plain = name.isascii() and len(name) <= PLAIN_NAME and entry.kind in self._ends
+        if not is_plain or entry.size not in PLAIN_NUMBERS or mtime not in PLAIN_NUMBERS:
+            return self._tobuf(name, entry)
+        start = name.encode().ljust(PLAIN_NAME, b"\0")
+        start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (entry.mode, 0, 0, entry.size, mtime)
+        end, checksum = self._ends[entry.kind]
+        return start + b"%06o\0 " % (sum(start) + checksum) + end
+
+    def _tobuf(self, name: str, entry: Entry) -> bytes:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = TAR_TYPES[entry.kind], entry.target
+        info.mode, info.size, info.mtime = entry.mode, entry.size, entry.mtime_ns // 10**9
+        # GNU's numbers over 8 GiB busybox reads as well; PAX has names in any script.
+        if name.isascii() and entry.target.isascii():
+            return info.tobuf(tarfile.GNU_FORMAT)
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 class Share:
-    """The only door to the disk: what may be fetched, and under which names."""
+    """What may be fetched, under which names: what is *named*, the path of a file or an archive,
+    or else the files of *folder* and, if *is_deep*, of its sub-folders, but not *logs*."""
 
-    def __init__(self, folder: str, files: Sequence[str] = (), secret: str = "") -> None:
-        """Offer *files* under their base names or, where there are none, *folder*.
-
-        Raise OSError for what is missing, unreadable or of the wrong kind,
-        and ValueError for two files of one name.
-        """
-        self.secret = secret
-        self._folder = os.path.realpath(folder)
-        self._files: dict[str, str] = {}
-        if not files:
-            os.listdir(self._folder)
-        for path in files:
-            name = os.path.basename(os.path.abspath(path))
-            if name in self._files and not os.path.samefile(path, self._files[name]):
-                raise ValueError(f"two files would have one link: {self._files[name]} and {path}")
-            self._files[name] = path
-            with _open_regular(path, name):
-                pass
+    def __init__(
+        self,
+        folder: str,
+        named: Mapping[str, str | Archive],
+        secret: str = "",
+        is_deep: bool = False,
+        logs: Collection[FileId] = (),
+    ) -> None:
+        self.named, self._secret, self.is_deep, self.logs = named, secret, is_deep, logs
+        self.folder = os.path.abspath(folder) if folder else ""
 
     def open(self, path: str) -> Representation | None:
-        """Open what *path*, the percent-encoded path of a request, names; None if nothing may be had.
-
-        Raise OSError only where the system has no descriptor or memory left.
-        """
-        try:
-            components = [os.fsdecode(urllib.parse.unquote_to_bytes(part)) for part in path.split("/")[1:]]
-        except UnicodeDecodeError:  # Windows: such a name cannot exist
-            return None
-        if self.secret:
-            from hmac import compare_digest
-
-            if not compare_digest(os.fsencode(components[0]), self.secret.encode()):
-                return None
-            del components[0]
-        return self._open(components)
-
-    def names(self, recursive: bool) -> Iterator[list[str]]:
-        """Yield the components of every name that is offered and listed, in order."""
-        if self._files:
-            yield from ([name] for name in self._files)
-            return
-        try:
-            script = os.stat(__file__)
-        except (NameError, OSError):  # piped into an interpreter: there is no file
-            script = None
-        for parent, folders, files in os.walk(self._folder):
-            folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-            above = [name for name in parent[len(self._folder) :].split(os.sep) if name]
-            for name in sorted(files):
-                representation = self._open([*above, name])
-                if representation:
-                    with representation:
-                        if not (script and os.path.samestat(representation.status, script)):
-                            yield [*above, name]
-
-    def link(self, components: Sequence[str]) -> str:
-        """Return the path of the link to a name, percent-encoded, the secret before it."""
-        parts = [self.secret, *components] if self.secret else components
-        return "".join("/" + urllib.parse.quote(os.fsencode(part), safe="") for part in parts)
-
-    def _open(self, components: Sequence[str]) -> Representation | None:
-        path = self._files.get(components[0]) if self._files and len(components) == 1 else None
-        if not self._files and components and all(map(_is_offered, components)):
-            path = self._resolve(components)
-        if path is None:
+        """Open what *path*, the percent-encoded path of a request, names; None if nothing is.
+        Raise OSError only where the system has no descriptor or memory left."""
+        raw = path.encode("utf-8", "surrogateescape").split(b"/")[1:]
+        components = [urllib.parse.unquote_to_bytes(component) for component in raw]
+        if self._secret and not compare_digest(components.pop(0), self._secret.encode()):
             return None
         try:
-            return _open_regular(path, "/".join(components))
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return self._open([os.fsdecode(component) for component in components])
+        except (OSError, ValueError) as error:
+            # ValueError: a NUL, or on Windows bytes that are no name.
+            if isinstance(error, OSError) and error.errno in LACKING:
                 raise
             return None
 
-    def _resolve(self, components: Sequence[str]) -> str | None:
-        """Follow symlinks, but neither out of the folder nor to a hidden name in it."""
-        path = self._folder
-        for component in components:
-            path = os.path.join(path, component)
-            if os.path.islink(path) or os.sep == "\\":  # a junction of Windows is no link
-                break
-        else:  # as nearly always, and a tenth of the time of a small request is saved
-            return path
-        path = os.path.realpath(os.path.join(self._folder, *components))
-        root = self._folder.rstrip(os.sep).split(os.sep)
-        resolved = path.split(os.sep)
-        inside = resolved[: len(root)] == root and all(map(_is_offered, resolved[len(root) :]))
-        return path if inside else None
+    def offers(self) -> Iterator[Representation]:
+        """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
+        names = iter(self.named)
+        if self.folder:
+            listed = ("file", "symlink")
+            entries = walk(self.folder, self.is_deep, self.logs)
+            names = (entry.path for entry in entries if entry.kind in listed)
+        for name in names:
+            # It may have gone since, or lead out of the folder.
+            with contextlib.suppress(OSError, ValueError):
+                yield self._open(name.split("/"))
+
+    def link(self, name: str) -> str:
+        """Return the path of the link to *name*, percent-encoded, the secret before it."""
+        return urllib.parse.quote(os.fsencode(f"{self._secret and '/'}{self._secret}/{name}"))
+
+    def _open(self, components: Sequence[str]) -> Representation:
+        path = "/".join(components)
+        if not self.folder:
+            named = self.named.get(path, "")
+            return named if isinstance(named, Archive) else File(open_regular(named), path)
+        is_reached = self.is_deep or len(components) == 1
+        if not is_reached or not components or not all(map(may_be_offered, components)):
+            raise FileNotFoundError(path)
+        try:
+            file = File(self._open_below(path), path)
+        except OSError as error:
+            if error.errno in LACKING:
+                raise
+            file = File(self._open_below(self._resolve(path)), path)
+        if file.version.file_id in self.logs:
+            raise FileNotFoundError(path)
+        return file
+
+    def _open_below(self, path: str) -> int:
+        above, _, name = path.rpartition("/")
+        # Looked at first, as in open_regular.
+        if not stat.S_ISREG(os.lstat(os.path.join(self.folder, path)).st_mode):
+            raise FileNotFoundError(path)
+        return Folder(self.folder, above).open(name)
+
+    def _resolve(self, path: str) -> str:
+        """Follow a symlink at the end, neither out of the folder nor to a hidden name in it."""
+        root = os.path.realpath(self.folder)
+        above, name = os.path.split(os.path.join(root, path))
+        below = os.path.relpath(os.path.realpath(os.path.join(above, name)), root).split(os.sep)
+        if os.path.realpath(above) != above or not all(map(may_be_offered, below)):
+            raise FileNotFoundError(path)
+        return "/".join(below)
 
 
-def _open_regular(path: str, name: str) -> Representation:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open some devices is to set them going
-        raise OSError(errno.EINVAL, "not a regular file; a folder is given with -d", path)
-    # The file may have become a FIFO since: O_NONBLOCK, so that nobody waits for its writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        return Representation(descriptor, name)
-    except OSError:
-        os.close(descriptor)
-        raise
+def may_be_offered(component: str) -> bool:
+    """Tell whether a name of one component may be offered at all: not a hidden one, and none that
+    Windows would read as anything but a file's (Microsoft: "Naming Files, Paths, and Namespaces"):
+    a separator, a drive or stream, a device, an end that it drops."""
+    if os.sep == "\\":
+        devices = r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
+        odd = re.search(r'[\\:<>"|?*\x00-\x1f]|[. ]\Z', component)
+        if odd or re.fullmatch(devices, component, re.IGNORECASE | re.DOTALL):
+            return False
+    return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def _is_offered(component: str) -> bool:
-    if os.sep == "\\" and is_refused_on_windows(component):
-        return False
-    return component != "" and component[0] != "." and "/" not in component and "\0" not in component
+def link_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return the *paths* of files and folders by the names that their links have.  Raise OSError,
+    which tells them all, for what cannot be had, and ValueError for two of one name, or none."""
+    found: dict[str, str] = {}
+    failures: dict[str, list[str]] = {}
+    for path in paths:
+        try:
+            is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
+            absolute = os.path.realpath(path) if is_relative else os.path.abspath(path)
+            name = os.path.basename(absolute)
+            if os.path.isdir(path):
+                os.listdir(path)
+                name += ".tar" * bool(name)
+            else:
+                File(open_regular(path), path)
+            if not name:
+                raise ValueError(f"{path} has no name that a link could have")
+            if not os.path.samefile(path, found.setdefault(name, path)):
+                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
+        except OSError as error:
+            failures.setdefault(error.strerror or str(error), []).append(path)
+    if failures:
+        told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
+        raise OSError(errno.ENOENT, told)
+    return found
 
 
-def is_refused_on_windows(component: str) -> bool:
-    """Tell whether Windows would read *component* as anything but the name of a plain file.
-
-    That is a separator, a drive or stream, a device, or a name with an end
-    that Windows drops (Microsoft: "Naming Files, Paths, and Namespaces").
-    """
-    device = component.partition(".")[0].rstrip(" ")
-    return (
-        re.search(r'[\\:<>"|?*\x00-\x1f]|[. ]\Z', component) is not None
-        or re.fullmatch(r"CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]", device, re.IGNORECASE) is not None
-    )
-
-
-# --- Ranges and preconditions: pure functions, no I/O ------------------------------
+# --- Ranges, preconditions and heads ------------------------------------------------------
+#
+# Pure functions: from the bytes of a head to what is asked for, and from there to spans and
+# statuses.  What cannot be answered as asked is a Refusal, raised from wherever that is found out.
 
 MAX_RANGES = 32
+# RFC 9110, section 5.6.2: token = 1*tchar
+TOKEN = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
+# RFC 9112, section 3: request-line = method SP request-target SP HTTP-version, but curl sends raw
+# UTF-8 in a target; section 2.3: HTTP-version = HTTP-name "/" DIGIT "." DIGIT
+REQUEST_LINE = re.compile(TOKEN + rb" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
+# Section 5: field-line = field-name ":" OWS field-value OWS
+FIELD_LINE = re.compile(TOKEN + rb":([\t -~\x80-\xff]*)\r?")
+# RFC 9110, section 7.2: Host = uri-host [ ":" port ]
+HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
+# RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
+TARGET = re.compile("(?:https?://[^/?#]+)?(/[^?#]*|(?=[?#]|$))", re.IGNORECASE)
+DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
-def byte_ranges(value: str, size: int) -> list[Span] | None:
-    """Resolve the *value* of a Range field against *size* bytes (RFC 9110, section 14.1.2).
+class Refusal(Exception):
+    """Why a request is answered with an error; *phrase*: where it is not the usual one."""
 
-    Return spans in the order asked; an empty list where none can be
-    satisfied; None where the field is to be ignored.  Raise ValueError for a
-    malformed set of byte ranges.
-    """
+    def __init__(
+        self,
+        status: int,
+        detail: str = "",
+        fields: Sequence[tuple[str, str]] = (),
+        phrase: str = "",
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.fields = status, detail, fields
+        self.phrase = phrase or HTTPStatus(status).phrase
+
+
+class Head(NamedTuple):
+    """The head of a request; *fields* of one name are combined, names are in lower case."""
+
+    method: str
+    target: str
+    version: str
+    fields: dict[str, str]
+    keeps_connection: bool
+
+
+def parse_head(head: bytes) -> Head:
+    """Read the *head* of a request, from its first line to the empty one that ends it.  Raise
+    Refusal for what RFC 9112 calls malformed, and for a request with a body."""
+    request_line, *lines, _, _ = head.split(b"\n")
+    match = REQUEST_LINE.fullmatch(request_line)
+    if not match:
+        raise Refusal(400, "malformed request line")
+    if match[3] != b"1":
+        raise Refusal(505)
+    method, target = match[1].decode("ascii"), match[2].decode("utf-8", "surrogateescape")
+    version = "HTTP/1.0" if match[4] == b"0" else "HTTP/1.1"
+    values: dict[str, list[str]] = {}
+    for line in lines:
+        match = FIELD_LINE.fullmatch(line)
+        if not match:
+            raise Refusal(400, "malformed field line")
+        value = match[2].decode("latin-1").strip(" \t")
+        values.setdefault(match[1].decode("ascii").lower(), []).append(value)
+    # RFC 9112, section 3.2.
+    hosts = values.get("host", ["?"] if version == "HTTP/1.1" else [])
+    if len(hosts) > 1 or not all(map(HOST.fullmatch, hosts)):
+        raise Refusal(400, "there must be one Host, and a valid one")
+    # RFC 9110, section 5.3.
+    fields = {name: ", ".join(several) for name, several in values.items()}
+    # Nothing here needs a body, and where one ends servers are attacked (RFC 9112, section 6.3).
+    has_length = not re.fullmatch("0+", fields.get("content-length", "0"))
+    if has_length or "transfer-encoding" in fields:
+        raise Refusal(400, "a request with a body")
+    options = re.split("[ \t,]+", fields.get("connection", "").lower())
+    is_kept = "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
+    return Head(method, target, version, fields, is_kept)
+
+
+def parse_range(value: str, size: int) -> list[Span]:
+    """Return what the *value* of a Range field asks for of *size* bytes (RFC 9110, section 14) or,
+    if none of it is there, where the first range would begin, as a span of nothing.  No spans: the
+    field is to be ignored.  Raise Refusal for a malformed set of byte ranges."""
     unit, equals, range_set = value.partition("=")
-    if size == 0 or not equals or unit.lower() != "bytes":
-        return None
-    specs = [spec for spec in (part.strip(" \t") for part in range_set.split(",")) if spec]
+    if not equals or unit.lower() != "bytes" or size == 0:
+        return []
     spans = []
-    for spec in specs:
+    for spec in filter(None, (part.strip(" \t") for part in range_set.split(","))):
         match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
         if not match or spec == "-":
-            raise ValueError("malformed byte range")
-        first, last = match.groups()
-        if not first:  # the last so many bytes
-            start, stop = max(0, size - _number(last)), size
-        else:
-            start, stop = _number(first), _number(last) + 1 if last else size
-            if last and stop <= start:
-                raise ValueError("byte range ends before it starts")
-        if start < min(stop, size):
-            spans.append((start, min(stop, size)))
-    if not specs:
-        raise ValueError("no byte range")
-    ordered = sorted(spans)
-    overlap = any(one[1] > other[0] for one, other in zip(ordered, ordered[1:]))
-    # RFC 9110, section 14.2, lets a server ignore what would cost it more than the whole file.
-    return None if overlap or len(specs) > MAX_RANGES else spans
+            raise Refusal(400, "malformed byte range")
+        # In linear time: past 20 digits any number is past the end of any file.
+        digits = [number.lstrip("0") for number in match.groups()]
+        first, last = (int(number or "0") if len(number) < 20 else 10**20 for number in digits)
+        if match[1] and match[2] and last < first:
+            raise Refusal(400, "byte range ends before it starts")
+        start = first if match[1] else max(0, size - last)
+        stop = min(last + 1, size) if match[1] and match[2] else size
+        spans.append((start, max(start, stop)))
+    if not spans:
+        raise Refusal(400, "no byte range")
+    found = [span for span in spans if span[0] < span[1]]
+    ordered = sorted(found)
+    has_overlap = any(one[1] > other[0] for one, other in zip(ordered, ordered[1:]))
+    # What would cost more than the whole may be ignored (section 14.2).
+    return [] if len(spans) > MAX_RANGES or has_overlap else found or spans[:1]
 
 
-def _number(digits: str) -> int:
-    """Convert in linear time: past 20 digits any number is past the end of any file."""
-    digits = digits.lstrip("0")
-    return int(digits or "0") if len(digits) <= 20 else 10**20
-
-
-@lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)
 def http_date(seconds: int) -> str:
     """Format Unix time as RFC 9110's IMF-fixdate, held between the years 1 and 9999."""
     seconds = max(-62135596800, min(seconds, 253402300799))
-    date = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-    return email.utils.format_datetime(date, usegmt=True)
+    return email.utils.formatdate(seconds, usegmt=True)
 
 
-def parse_date(value: str | None) -> int | None:
-    """Return the Unix time of a date in one of the three formats of RFC 9110, section 5.6.7, else None."""
-    if not value:
-        return None
-    for date_format in ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"):
-        try:
+def parse_date(value: str) -> int | None:
+    """Return the Unix time of a date in a format of RFC 9110, section 5.6.7, else None."""
+    for date_format in DATE_FORMATS:
+        with contextlib.suppress(ValueError):
             parsed = time.strptime(value.strip(" \t"), date_format)
-        except ValueError:
-            continue
-        if "%y" not in date_format:
-            return calendar.timegm(parsed)
-        # A year of two digits means no time more than 50 years ahead.
-        now = time.gmtime()
-        date = (now.tm_year - now.tm_year % 100 + parsed.tm_year % 100, *parsed[1:6])
-        return calendar.timegm(date if date <= (now.tm_year + 50, *now[1:6]) else (date[0] - 100, *date[1:]))
+            year, now = parsed.tm_year, time.gmtime()
+            if "%y" in date_format:
+                # A year of two digits means no time more than 50 years ahead.
+                year = now.tm_year - now.tm_year % 100 + year % 100
+                year -= 100 * ((year, *parsed[1:6]) > (now.tm_year + 50, *now[1:6]))
+            return calendar.timegm((year, *parsed[1:6]))
     return None
 
 
-def precondition_status(fields: Mapping[str, str], etag: str, modified: int) -> HTTPStatus | None:
-    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.
+def precondition_status(fields: Mapping[str, str], etag: str, modified: int | None) -> int | None:
+    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.  *etag*
+    and *modified*, in seconds, are the validators; without the latter dates are ignored.  Return
+    412 or 304 where that is the answer."""
 
-    *fields* are combined, *etag* and *modified*, in seconds, the current validators.  Return
-    412 or 304 where that is the answer, None where the request is to be served.
-    """
-    if_match = fields.get("if-match")
-    unmodified_since = parse_date(fields.get("if-unmodified-since"))
-    if if_match is not None:
-        if if_match != "*" and etag not in _entity_tags(if_match, weak=False):
-            return HTTPStatus.PRECONDITION_FAILED
-    elif unmodified_since is not None and modified > unmodified_since:
-        return HTTPStatus.PRECONDITION_FAILED
-    if_none_match = fields.get("if-none-match")
-    modified_since = parse_date(fields.get("if-modified-since"))
-    if if_none_match is not None:
-        if if_none_match == "*" or etag in _entity_tags(if_none_match, weak=True):
-            return HTTPStatus.NOT_MODIFIED
-    elif modified_since is not None and modified <= modified_since:
-        return HTTPStatus.NOT_MODIFIED
-    return None
+    def is_listed(name: str, prefix: str) -> bool:
+        # A weak tag matches in the weak comparison alone (section 8.8.3.2).
+        tags = re.findall(f'(?<![^, \t]){prefix}("[!#-~\x80-\xff]*")', fields[name])
+        return fields[name] == "*" or etag in tags
 
+    def is_later(name: str) -> bool | None:
+        date = parse_date(fields[name]) if name in fields else None
+        return None if date is None or modified is None else modified > date
 
-def if_range_holds(value: str | None, etag: str, modified: int) -> bool:
-    """Tell whether Range is to be honoured: no If-Range, the very tag, or the very date (RFC 9110, 13.1.5)."""
-    return value is None or value == etag or parse_date(value) == modified
+    if "if-match" in fields:
+        if not is_listed("if-match", ""):
+            return 412
+    elif is_later("if-unmodified-since"):
+        return 412
+    if "if-none-match" in fields:
+        return 304 if is_listed("if-none-match", "(?:W/)?") else None
+    return 304 if is_later("if-modified-since") is False else None
 
 
-def _entity_tags(value: str, weak: bool) -> list[str]:
-    """Return the tags of a list; the weak ones only for the weak comparison (RFC 9110, section 8.8.3.2)."""
-    return [tag for prefix, tag in re.findall('(?<![^, \t])(W/)?("[!#-~\x80-\xff]*")', value) if weak or not prefix]
+def content_disposition(name: str) -> str:
+    """Return what makes a receiver save a file under the last component of *name* (RFC 6266)."""
+    name = re.sub("[\ud800-\udfff]", "_", name.rpartition("/")[2])
+    # curl knows filename alone, and takes its bytes as they are; browsers and wget prefer the
+    # other.  Control characters are not allowed there, quotes and backslashes misunderstood.
+    plain = re.sub(r'[\x00-\x1f\x7f"\\]', "_", name).encode().decode("latin-1")
+    # RFC 8187: attr-char.
+    encoded = urllib.parse.quote(name, safe="!#$&+^`|")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
 
 
-def combined(headers: Message) -> dict[str, str]:
-    """Return the values of fields by their names in lower case, repeated lines joined by commas (RFC 9110, 5.3)."""
-    fields: dict[str, str] = {}
-    for name, value in headers.items():
-        name, value = name.lower(), value.strip(" \t")
-        fields[name] = f"{fields[name]}, {value}" if name in fields else value
-    return fields
-
-
-def part_length(part: Part) -> int:
-    """Return how many bytes of a body *part* makes."""
-    return len(part) if isinstance(part, bytes) else part[1] - part[0]
-
-
-def content_range(span: Span, size: int) -> str:
-    """Return the value of Content-Range for *span* (RFC 9110, section 14.4)."""
-    return f"bytes {span[0]}-{span[1] - 1}/{size}"
-
-
-def multipart(spans: Sequence[Span], size: int, content_type: str, boundary: str) -> list[Part]:
+def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> list[bytes | Span]:
     """Return the parts of a multipart/byteranges body (RFC 9110, section 14.6)."""
-    parts: list[Part] = []
-    for span in spans:
-        head = f"\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: {content_range(span, size)}\r\n\r\n"
-        parts += [head.encode(), span]
+    parts: list[bytes | Span] = []
+    for start, stop in spans:
+        fields = f"Content-Type: {kind}\r\nContent-Range: bytes {start}-{stop - 1}/{size}\r\n"
+        parts += [f"\r\n--{boundary}\r\n{fields}\r\n".encode(), (start, stop)]
     return [*parts, f"\r\n--{boundary}--\r\n".encode()]
 
 
-# --- Deliveries: what was handed over, what is acknowledged, what has arrived ------
+# --- The connection: what was handed over, and what is acknowledged -----------------------
+#
+# The one place that counts bytes.  A connection is the stream of bytes that one socket is given:
+# ``send`` hands them over to the system, ``look`` asks it how many have left the machine and are
+# acknowledged, and whether there was a reset.
 
-TICK = 0.2  # seconds between two looks at what is under way
-RESET_GRACE = 0.5  # seconds in which a receiver that discards what its system took makes that known
-CHUNK = 1 << 14  # bytes copied at a time: what one TLS record holds
-FOREVER = 86400.0  # seconds; the real limits are about progress: Deliveries.watch keeps them
-COURTESY = 0.05  # seconds for which one thread waits for another's turn to end
-STEP = 1 << 20  # bytes asked of one sendfile: a disk that takes a time-out for so many counts as stalled
-MAX_PIPELINED = 256  # transfers under way on one connection
-NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.timeout)
-NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOTCONN)
-
-
-def is_network_error(error: BaseException) -> bool:
-    """Tell whether *error* is a thing that networks do, rather than a disk or a bug."""
-    if isinstance(error, NETWORK_ERRORS) or type(error).__module__ == "ssl":
-        return True
-    return isinstance(error, OSError) and error.errno in NETWORK_ERRNOS
+# Bytes that are copied at a time, and asked of one sendfile: a disk that takes a time limit for so
+# many counts as stalled.
+CHUNK, STEP = 1 << 16, 1 << 22
+# Linux: what of the send queue has not left the machine, and the state after a reset; macOS: what
+# is in the send queue.
+SIOCOUTQNSD, TCP_CLOSE, SO_NWRITE = 0x894B, b"\x07", 0x1024
+NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
 
-def unacknowledged(connected: socket.socket) -> int | None:
-    """Return how many bytes the receiver has not acknowledged yet; None where the system cannot tell."""
-    try:
-        queued: int = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-        return queued
-    except (AttributeError, OSError):
-        pass
-    try:  # macOS has SO_NWRITE, for which Python has no name
-        return connected.getsockopt(socket.SOL_SOCKET, 0x1024)
-    except OSError:
-        return None
+def failure_reason(error: BaseException) -> str:
+    """Say in a few words what a disk or a bug did; "" for a thing that networks do."""
+    is_known = isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
+    is_ssl = type(error).__module__ == "ssl"
+    if is_known or is_ssl or getattr(error, "errno", None) in NETWORK_ERRNOS:
+        return ""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-class Turn:
-    """A thread's right to work while no other one does, to be passed on before it waits for the network.
+def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
+    """Return how many bytes are not acknowledged, and how many of these have not even left the
+    machine; None where nobody can tell."""
 
-    Threads that work at the same time spend half of it on handing the
-    interpreter lock over.  *lock* is what they have in common.  It is a
-    courtesy: whom a disk holds up in its turn, the others pass by.
-    """
+    def ask(request: int) -> int:
+        return int.from_bytes(fcntl.ioctl(connected.fileno(), request, bytes(4)), sys.byteorder)
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-        self._taken = False
-
-    def take(self) -> None:
-        """Wait for the turn, but not for long."""
-        self._taken = self._lock.acquire(timeout=COURTESY)
-
-    def pass_on(self) -> None:
-        """Let another thread work, if this one has the turn."""
-        if self._taken:
-            self._taken = False
-            self._lock.release()
+    waiting = None
+    with contextlib.suppress(AttributeError, OSError):
+        waiting = ask(termios.TIOCOUTQ)
+        return waiting, ask(SIOCOUTQNSD) if waiting else 0
+    with contextlib.suppress(OSError):
+        return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE), None
+    return waiting, None
 
 
-class Connection(io.BufferedIOBase):
-    """The one place that counts bytes: what was handed to the system, and what came through.
-
-    It is the ``wfile`` of its handler: ``write`` collects, ``flush`` and
-    ``send`` hand over, ``look`` asks what has been acknowledged.
-    """
+class Connection:
+    """What one socket is given; positions count from the first byte that was handed over."""
 
     def __init__(
         self,
         connected: socket.socket,
-        unacknowledged: Callable[[socket.socket], int | None] = unacknowledged,
+        send_queue: Callable[[socket.socket], tuple[int | None, int | None]] = send_queue,
         clock: Callable[[], float] = time.monotonic,
-        turn: Turn | None = None,
     ) -> None:
-        self._socket = connected
-        self.turn = turn or Turn(threading.Lock())
-        self._unacknowledged = unacknowledged
-        self._clock = clock
-        self._buffer = b""
-        self._sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
-        self.sent = 0  # bytes handed to the system since the connection was made
-        self.acknowledged = 0  # of these
-        self.queued: int | None = 0  # bytes that wait for an acknowledgement; None: the system cannot tell
-        self.reset = False
-        self.moved = clock()  # when something last went forward
-        self.transfers: list[Transfer] = []  # those not yet ended, in the order of the stream
+        self._socket, self._send_queue, self._clock = connected, send_queue, clock
+        self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
+        self._is_shut = self.is_reset = False
+        # What was last sent by sendfile: what lies of it in the send queue is the file itself.
+        self.file: OpenFile | None = None
+        # Bytes handed over; of these, what has left the machine, and what is acknowledged.
+        self.sent = self.departed = self.acknowledged = 0
+        # When something last went forward.
+        self.moved = clock()
 
-    def write(self, data: Any) -> int:
-        self._buffer += data
-        return len(data)
-
-    def tell(self) -> int:
-        """Return the position in the stream of what is written next."""
-        return self.sent + len(self._buffer)
-
-    def flush(self) -> None:
-        self._flush(0)
-
-    def close(self) -> None:
-        self._buffer = b""  # or the base class would flush it to a dead socket
-        super().close()
-
-    def send(self, parts: Sequence[Part], representation: Representation | None = None) -> None:
-        """Hand *parts* over, spans being those of *representation*, and what was written before them.
-
-        Raise OSError where the connection or the disk fails, and EOFError
-        where the file is no longer what it was.
-        """
-        if self.queued is None or self.tell() + sum(map(part_length, parts)) - self.acknowledged > CHUNK:
-            # A system may not have room for so much, or cannot tell.  A time-out, however long, makes the socket
-            # non-blocking, so that os.sendfile tells what the system has taken.
-            self.turn.pass_on()
-            self._socket.settimeout(FOREVER)
-        for part in parts:
-            if isinstance(part, bytes):
-                self.write(part)
-            elif representation:
-                self._send_span(representation, *part)
-        self.flush()
-
-    def went_forward(self) -> None:
-        """Note that the receiver did something that counts as going forward."""
-        self.moved = self._clock()
+    def send(self, parts: Iterable[Part], is_long: bool = False) -> None:
+        """Hand *parts* over, which are more than CHUNK if *is_long*.  Raise OSError where the
+        connection or the disk fails, and ContentChanged."""
+        # Segments are filled, whatever the parts are, and the last one leaves without a wait.
+        cork = getattr(socket, "TCP_CORK", None) if is_long else None
+        if cork:
+            self._socket.setsockopt(socket.IPPROTO_TCP, cork, 1)
+        # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
+        self._socket.settimeout(86400)
+        waiting = bytearray()
+        try:
+            for part in parts:
+                if isinstance(part, bytes):
+                    waiting += part
+                else:
+                    self._send_span(*part, waiting)
+                if len(waiting) >= CHUNK:
+                    self._flush(waiting)
+        finally:
+            # Also what comes before a file that has changed.
+            self._flush(waiting)
+            if cork:
+                self._socket.setsockopt(socket.IPPROTO_TCP, cork, 0)
 
     def look(self) -> None:
-        """Find out what has been acknowledged by now, and whether the receiver reset the connection."""
-        sent = self.sent  # read before the queue: what is handed over in between must not count
-        self.queued = self._unacknowledged(self._socket)
-        acknowledged = sent - (self.queued or 0)  # where the system cannot tell, handed over counts
-        if acknowledged > self.acknowledged:
-            self.acknowledged = acknowledged
-            self.went_forward()
-        try:
-            self.reset = self.reset or self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-        except OSError:
-            self.reset = True
+        """Find out what has been acknowledged by now, and whether there was a reset."""
+        # Read before the queue: what is handed over in between must not count.
+        sent = self.sent
+        waiting, unsent = self._send_queue(self._socket)
+        if sent - (waiting or 0) > self.acknowledged:
+            self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
+        if unsent is not None:
+            self.departed = sent - unsent
+        with contextlib.suppress(AttributeError, OSError):
+            self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            # Its own thread may just have been told, which clears the error.
+            state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            self.is_reset |= state == TCP_CLOSE and not self._is_shut
+
+    def shut(self) -> None:
+        """Say that nothing more comes.  Raise OSError."""
+        self._is_shut = True
+        # An SSLSocket's own shutdown would drop the encryption, here and in ``cut``.
+        socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     def cut(self) -> None:
         """End the connection from another thread; whoever waits for it wakes up."""
-        try:
-            # An SSLSocket's own shutdown would drop the encryption under a thread that is sending.
+        with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            if self.queued:  # nobody takes this: let the system drop it
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except OSError:
-            pass
+            if self.acknowledged < self.sent:
+                # Nobody takes this: let the system drop it.
+                linger = struct.pack("ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def _flush(self, flags: int) -> None:
-        while self._buffer:
-            sent = self._socket.send(self._buffer, flags)
+    def _flush(self, waiting: bytearray) -> None:
+        while waiting:
+            sent = self._socket.send(waiting)
             self.sent += sent
-            self._buffer = self._buffer[sent:]
+            del waiting[:sent]
 
-    def _send_span(self, representation: Representation, start: int, stop: int) -> None:
-        # The head leaves in one packet with the first bytes of the file.
-        self._flush(getattr(socket, "MSG_MORE", 0) if self._sendfile and start < stop else 0)
+    def _send_span(self, file: OpenFile, start: int, stop: int, waiting: bytearray) -> None:
+        while self._has_sendfile and stop - start > CHUNK:
+            self.file = file
+            self._flush(waiting)
+            file.check()
+            start += self._send_some(file, start, min(stop - start - CHUNK, STEP))
+        # What is small goes as a copy, and so does the end of what is not: the last byte leaves
+        # only if the file had not changed until it was read.
         while start < stop:
-            if representation.is_overwritten():
-                raise EOFError("the file was changed")
-            sent = self._send_some(representation.descriptor, start, stop - start)
-            if sent == 0:
-                raise EOFError("the file became shorter")
-            start += sent or 0
-            self.sent += sent or 0
+            data = file.read(start, min(stop - start, CHUNK))
+            start += len(data)
+            waiting += data
+            if len(waiting) >= CHUNK:
+                self._flush(waiting)
 
-    def _send_some(self, descriptor: int, start: int, count: int) -> int | None:
-        """Return how many bytes were handed over: 0 at the end of the file, None where there was no room until now."""
-        if self._sendfile:
-            try:
-                return os.sendfile(self._socket.fileno(), descriptor, start, min(count, STEP))
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._socket, select.POLLOUT)
-                poll.poll()
-                return None
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                self._sendfile = False  # some file systems know only read
-        os.lseek(descriptor, start, os.SEEK_SET)
-        data = os.read(descriptor, min(count, CHUNK))
-        return self._socket.send(data) if data else 0
+    def _send_some(self, file: OpenFile, start: int, length: int) -> int:
+        """Return how many bytes sendfile handed over: 0 where there was no room until now."""
+        try:
+            sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            poll.poll()
+            return 0
+        except OSError as error:
+            # Some file systems know only read.
+            self._has_sendfile = error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+            if self._has_sendfile:
+                raise
+            return 0
+        # Nor do others: they give nothing, though it is there.
+        self._has_sendfile = sent > 0
+        self.sent += sent
+        return sent
+
+
+# --- Downloads: who has which file by now -------------------------------------------------
+#
+# A download is one receiver and one version of a representation, from its first byte to its last; a
+# transfer is one body on its way on one connection.  ``begin`` puts a transfer to its download, as
+# find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
+# time passes (``watch``): each notes facts and calls _settle, where transfers end, which calls
+# _conclude, where downloads do.  All that is seen of them are lines, rows, and a summary.
+#
+#   a transfer is   when                                             it becomes
+#   SENDING         its last byte is acknowledged                    ACKNOWLEDGED
+#   ACKNOWLEDGED    its receiver goes on, or half a second passes    FINISHED
+#   either          its file has changed by then                     BROKEN
+#   either          it is reset, cut, or fails                       BROKEN
+#
+#   a download is   when                                             it becomes
+#   UNDER_WAY       all has arrived, and nothing is under way        DELIVERED, in two lines
+#                   nothing is under way, and it was a probe         FORGOTTEN
+#                   nothing has been under way for half a second     RESTING, in a line
+#   RESTING         a request belongs to it                          UNDER_WAY, in a line
+#                   what lingered of it brings the rest              DELIVERED, in a line
+#   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
+#   at rest         a thousand others are                            FORGOTTEN
+#
+# What a later transfer has gone on from is not under way: the connection of a network that broke
+# lingers for a minute.
+
+# Seconds: between two looks at what is under way; in which a receiver that discards what its system
+# has acknowledged makes that known; and without anything under way until a download rests.
+TICK, GRACE, REST = 0.2, 0.5, 0.5
+# Bytes that a system may have acknowledged, and a receiver that was killed not have read; and less
+# than which a probe has got.
+MOST_UNREAD, PROBE = 8 << 20, 1 << 20
+# Downloads at rest, spans of one, transfers of it that broke, and such that wait on a connection.
+MOST_RESTING, MOST_SPANS, MOST_BROKEN, MOST_PIPELINED = 1000, 1000, 32, 256
+
+
+class State(enum.Enum):
+    """Of a transfer, and of a download: see the tables above."""
+
+    SENDING, ACKNOWLEDGED, FINISHED, BROKEN = range(4)
+    UNDER_WAY, RESTING, DELIVERED, FORGOTTEN = range(4, 8)
+
+
+class Receiver(NamedTuple):
+    address: str
+    agent: str
+
+
+class Row(NamedTuple):
+    """What is shown of a download; in bytes, bytes a second, and seconds without any."""
+
+    name: str
+    address: str
+    arrived: int
+    size: int
+    rate: float
+    idle: float
+
+
+def unite(spans: Iterable[Span]) -> list[Span]:
+    """Return the same bytes in order, as spans that neither overlap nor touch."""
+    united: list[Span] = []
+    for start, stop in sorted(spans):
+        if united and start <= united[-1][1]:
+            united[-1] = (united[-1][0], max(stop, united[-1][1]))
+        elif start < stop:
+            united.append((start, stop))
+    return united
+
+
+def count_bytes(parts: Iterable[bytes | Span]) -> int:
+    return sum(len(part) if isinstance(part, bytes) else part[1] - part[0] for part in parts)
 
 
 class Transfer:
-    """One body on its way: which bytes of which version of which file, and where in the stream."""
+    """The body of one answer, on its way: what it is of, and how far it has come."""
+
+    # Where it is to arrive, given by Downloads.begin.
+    connection: Connection
+    download: Download
 
     def __init__(
         self,
-        peer: str,
-        request: str,
-        representation: Representation,
-        parts: Sequence[Part],
-        end: int | None = None,
+        receiver: Receiver,
+        line: str,
+        name: str,
+        version: Version,
+        parts: Sequence[bytes | Span],
     ) -> None:
-        """*end*: where a single range that names its end stops; None for a whole file and for ``bytes=N-``."""
-        self.peer = peer
-        self.request = request
-        self.name = representation.name
-        self.etag = representation.etag
-        self.size = representation.size
-        self.parts = parts
-        self.asked = (parts[0][0], end) if len(parts) == 1 and isinstance(parts[0], tuple) else None
-        self.length = sum(map(part_length, parts))
-        self.start = self.stop = 0  # positions of the body in the stream of its connection
-        self.began = 0.0
-        self.arrived: float | None = None  # when the last byte was acknowledged
-        self.rate = 0.0  # bytes a second, of late
-        self._measured = (0.0, 0)  # when, and what had been acknowledged
-        self._measurements = 0
+        """*line*: the request; *parts*: what the body is made of, spans being of *version*."""
+        self.receiver, self.line = receiver, line
+        self.name, self.version = name, version
+        self.spans = [part for part in parts if not isinstance(part, bytes)]
+        self.first, self.length = self.spans[0][0], count_bytes(parts)
+        self.is_everything = count_bytes(self.spans) == self.version.size
+        # Of the answer; and whether only this version was asked for (If-Range).
+        self.status, self.is_conditional = 200, False
+        # Where its body begins in the stream, once its head is written; bytes of it that have left
+        # the machine, and are acknowledged, and since when all are.
+        self.position = sys.maxsize
+        self.departed = self.acknowledged = 0
+        self.acknowledged_since = 0.0
+        self.state, self.is_reset = State.SENDING, False
+        # What else broke it; "" for the network.
+        self.failure: str | None = None
+        # What was acknowledged when a later one went on from it, and where that one began.
+        self.gone_on: tuple[int, int] | None = None
 
-    def progress(self, position: int) -> int:
-        """Return how many bytes of the body lie before *position* in the stream."""
-        return min(max(position - self.start, 0), self.length)
+    def see(self) -> None:
+        """Take note of how far its connection is."""
+        departed, acknowledged = self.connection.departed, self.connection.acknowledged
+        self.departed = min(max(departed - self.position, 0), self.length)
+        self.acknowledged = min(max(acknowledged - self.position, 0), self.length)
+        self.is_reset = self.connection.is_reset
 
-    def spans(self, count: int) -> list[Span]:
-        """Return the spans of the file that the first *count* bytes of the body hold."""
-        spans = []
-        for part in self.parts:
-            taken = min(part_length(part), count)
-            count -= taken
-            if taken and not isinstance(part, bytes):
-                spans.append((part[0], part[0] + taken))
-        return spans
+    def left_off(self) -> int:
+        """Return the first byte that is not acknowledged."""
+        return self.first + self.acknowledged
 
-    def measure(self, now: float, acknowledged: int) -> None:
-        """Bring ``rate`` up to date: the mean so far, then smoothed over the last few seconds."""
-        then, before = self._measured if self._measurements else (self.began, 0)
-        if now - then >= 2 * TICK:
-            latest = (acknowledged - before) / (now - then)
-            # What fills the receiver's buffers at the start is no measure of its network.
-            self._measurements += 1
-            self.rate += max(0.1, 1 / self._measurements) * (latest - self.rate)
-            self._measured = (now, acknowledged)
-
-
-def overlay(spans: Sequence[Span], added: Span) -> tuple[list[Span], list[Span]]:
-    """Unite disjoint *spans* with *added*; return the union, in order, and what of *added* was there before."""
-    start, stop = added
-    union, overlap = [], []
-    for span in spans:
-        if span[1] < added[0] or added[1] < span[0]:
-            union.append(span)
-            continue
-        start, stop = min(start, span[0]), max(stop, span[1])
-        common = (max(added[0], span[0]), min(added[1], span[1]))
-        if common[0] < common[1]:
-            overlap.append(common)
-    return sorted([*union, (start, stop)]), overlap
+    def arrived(self) -> list[Span]:
+        """Return what its receiver has of it; of several ranges only the end tells."""
+        if self.state is State.FINISHED or len(self.spans) > 1:
+            return self.spans if self.state is State.FINISHED else []
+        # Whoever resets had not read the last byte, acknowledged or not.
+        arrived = [(self.first, min(self.left_off(), self.spans[0][1] - 1))]
+        if self.gone_on and self.gone_on[0] == self.acknowledged and not self.is_reset:
+            # A network that breaks takes acknowledgements with it: where its receiver went on
+            # tells what it had.
+            arrived.append((self.left_off(), self.gone_on[1]))
+        return arrived
 
 
-class Account:
-    """What one receiver has of one version of a file."""
+class Download:
+    """What one receiver has of one version of a representation."""
 
-    def __init__(self) -> None:
-        self.requests = 0
-        self.copies: list[list[Span]] = []  # the first is nearest to being whole
-        self.asked: deque[tuple[int, int | None]] = deque(maxlen=32)  # starts of ranges, and the ends they named
-        self.unsure: deque[tuple[int, int, int | None]] = deque(maxlen=32)  # handed over, not acknowledged; the end
+    def __init__(self, receiver: Receiver, name: str, version: Version) -> None:
+        self.receiver, self.name, self.version = receiver, name, version
+        self.state = State.RESTING
+        # Transfers that have not ended, and those that broke and may be gone on from; what arrived
+        # by all that have ended.
+        self.transfers: list[Transfer] = []
+        self.broken: deque[Transfer] = deque(maxlen=MOST_BROKEN)
+        self.ended: list[Span] = []
+        # How many requests there were, and which of all the last one was.
+        self.requests = self.asked = 0
+        # One of another version that its receiver has begun since.
+        self.given_up_for: Download | None = None
 
-    def add(self, spans: Sequence[Span], most_copies: int) -> None:
-        """Add *spans*: what one copy has already goes to the next."""
-        if len(self.copies) < most_copies:
-            self.copies.append([])
-        added = list(spans)
-        for index, copy in enumerate(self.copies):
-            carried = []
-            for span in added:
-                copy, overlap = overlay(copy, span)
-                carried += overlap
-            self.copies[index], added = copy, carried
-        self.copies = [copy for copy in self.copies if copy]
+    def rouse(self, line: str, now: float) -> None:
+        """Begin a stretch that ends when it rests again; *line* is its first request."""
+        self.line, self.began, self.moved, self.ended_at = line, now, now, now
+        # What broke of it last; bytes that came by transfers that have ended, and by all as they
+        # were seen last; and that of the last few seconds, a second apart.
+        self.failure: str | None = None
+        self.brought, self.seen = -sum(transfer.acknowledged for transfer in self.transfers), 0
+        self.samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=5)
 
-    def weight(self) -> int:
-        """Return how much there is to remember."""
-        return 1 + sum(map(len, self.copies))
+    def is_given_up(self) -> bool:
+        """Tell whether its receiver has begun another version, and not as a mere probe."""
+        return self.given_up_for is not None and self.given_up_for.state is not State.FORGOTTEN
 
+    def is_under_way(self) -> bool:
+        return any(not transfer.gone_on for transfer in self.transfers)
 
-class Ledger:
-    """What each receiver has of each version of a file, over however many requests.
+    def arrived(self) -> list[Span]:
+        """Return what of the representation its receiver has."""
+        return unite(chain(self.ended, *(transfer.arrived() for transfer in self.transfers)))
 
-    Bytes that come a second time begin a second copy, so two receivers behind
-    one address, each broken off and resumed, make two; there are at most
-    *most_copies* at once.  When there are more than *capacity* spans and
-    accounts in all, the largest account is forgotten.
-    """
+    def count_arrived(self) -> int:
+        return count_bytes(self.arrived())
 
-    def __init__(self, capacity: int = 1000, most_copies: int = 16) -> None:
-        self._capacity = capacity
-        self._most_copies = most_copies
-        self._weight = 0
-        self._accounts: dict[tuple[str, str], Account] = {}
+    def see(self, now: float) -> None:
+        """Take note of what was acknowledged by *now*."""
+        seen = self.brought + sum(transfer.acknowledged for transfer in self.transfers)
+        if seen > self.seen:
+            self.seen, self.moved = seen, now
+        if now - self.samples[-1][0] >= 1:
+            self.samples.append((now, seen))
 
-    def add(
-        self,
-        peer: str,
-        etag: str,
-        size: int,
-        spans: Sequence[Span],
-        asked: tuple[int, int | None] | None = None,
-        handed: int = 0,
-    ) -> int:
-        """Enter acknowledged *spans*; return the number of requests that made a copy of *size* bytes whole, else 0.
+    def row(self, now: float) -> Row:
+        (then, seen), address = self.samples[0], self.receiver.address
+        rate, idle = (self.seen - seen) / max(now - then, TICK), now - self.moved
+        return Row(self.name, address, self.count_arrived(), self.version.size, rate, idle)
 
-        *asked*: where a single range starts, and the end that it named;
-        *handed*: how many more of its bytes were handed over.  A receiver can
-        have read what it never acknowledged: a reset overtakes the
-        acknowledgement, a network that breaks swallows it.  Where it then
-        goes on, towards the same end, tells how much that was.
-        """
-        account = self._accounts.pop((peer, etag), None)
-        self._weight -= account.weight() if account else 0
-        account = account or Account()
-        if spans:
-            account.requests += 1
-            account.add(spans, self._most_copies)
-        if asked:
-            account.asked.append(asked)
-            if handed:
-                acknowledged = spans[-1][1] if spans else asked[0]
-                account.unsure.append((acknowledged, acknowledged + handed, asked[1]))
-        for acknowledged, stop, end in [*account.unsure]:
-            starts = [start for start, named in account.asked if acknowledged < start <= stop and named == end]
-            if starts:
-                account.unsure.remove((acknowledged, stop, end))
-                account.add([(acknowledged, starts[0])], self._most_copies)
-        complete = account.requests if account.copies[:1] == [[(0, size)]] else 0
-        if complete:
-            account.requests = 0
-            del account.copies[0]
-        if account.copies or account.unsure:
-            self._accounts[peer, etag] = account
-            self._weight += account.weight()
-        while self._weight > self._capacity:
-            largest = max(self._accounts, key=lambda key: self._accounts[key].weight())
-            self._weight -= self._accounts.pop(largest).weight()
-        return complete
+    def portion(self) -> str:
+        arrived, size = self.count_arrived(), self.version.size
+        return f"{percentage(arrived, size)} ({format_size(arrived)} of {format_size(size)})"
+
+    def event_at_rest(self, is_whole: bool) -> str:
+        """Say what became of the stretch; *is_whole*: whether the receiver has all now."""
+        if self.failure is not None and not is_whole:
+            return f"req terminated. at {self.portion()}{self.failure and ', '}{self.failure}"
+        size = "" if is_whole else f" of {format_size(self.version.size)}"
+        seconds = max(self.moved - self.began, 0.001)
+        rate = format_size(self.seen / seconds)
+        return f"req finished. {format_size(self.seen)}{size}, {seconds:.1f} s, {rate}/s"
 
 
-class Deliveries:
-    """Every connection and transfer, from the head being sent to the file having arrived."""
+def goes_on(later: Transfer, earlier: Transfer) -> bool:
+    """Tell whether *later* goes on where *earlier* left off: was that asked for its first byte too,
+    and did its receiver have all before it, as far as acknowledgements tell?"""
+    first, (start, stop) = later.first, earlier.spans[0]
+    if first == 0 or not start <= first < stop or earlier.gone_on or len(earlier.spans) > 1:
+        return False
+    departed = start + (0 if earlier.is_reset else earlier.departed)
+    left_off = earlier.left_off()
+    return left_off - MOST_UNREAD <= first <= max(left_off, departed)
+
+
+def find_download(
+    transfer: Transfer, known: Iterable[Download]
+) -> tuple[Download | None, Transfer | None]:
+    """Return which of the downloads of its name *transfer* belongs to, and what it goes on from;
+    None if that is a new one, or nothing."""
+    # 1. Whoever is answered with everything begins anew.
+    if transfer.is_everything:
+        return None, None
+    # Whoever says which version it has (If-Range) was answered accordingly.
+    is_bare = transfer.first > 0 and not transfer.is_conditional
+    known = [d for d in known if not d.is_given_up() and (is_bare or d.version == transfer.version)]
+    for download in known if is_bare else ():
+        # It begins at the end of what its receiver was delivered: to get what was appended.
+        is_its = download.state is State.DELIVERED and download.receiver == transfer.receiver
+        if is_its and download.version.size == transfer.first:
+            return download, None
+    live = [download for download in known if download.state is not State.DELIVERED]
+    left = [old for d in live for old in (*d.transfers, *d.broken) if goes_on(transfer, old)]
+    left.sort(key=lambda old: abs(old.left_off() - transfer.first))
+    # 2. It goes on from what the same receiver left off.
+    for old in left:
+        if old.download.receiver == transfer.receiver:
+            return old.download, old
+    # 3. It is a further segment, or a piece whose beginning nobody knows.
+    own = [download for download in live if download.receiver == transfer.receiver]
+    under_way = [download for download in own if download.is_under_way()]
+    if under_way:
+        return max(under_way, key=lambda download: download.asked), None
+    if own:
+        return max(own, key=Download.count_arrived), None
+    # 4. It goes on from what another left off: people move to another network, and resume.
+    if left:
+        return left[0].download, left[0]
+    # 5. Nothing is known of it.
+    return None, None
+
+
+class Downloads:
+    """All downloads, and the connections that they come by."""
 
     def __init__(
-        self, log: Log, timeout: float = 60.0, wanted: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        log: Log,
+        timeout: float = 60.0,
+        wanted: int = 0,
+        named: Iterable[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*timeout*: seconds without progress that end a connection; *wanted*: deliveries that are enough, or 0."""
-        self.enough = threading.Event()
-        self._log = log
-        self._timeout = timeout
-        self._wanted = wanted
-        self._clock = clock
-        self._ledger = Ledger()
-        self._delivered: dict[str, int] = {}
-        self._connections: set[Connection] = set()
-        self._changed = threading.Condition()
-
-    def enter(self, connection: Connection) -> None:
-        """Watch over *connection* from now on."""
-        with self._changed:
-            self._connections.add(connection)
+        """*timeout*: seconds without progress that end a connection; *wanted*: deliveries, of each
+        of *named* if there are any, that are enough, or 0."""
+        self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
+        self._requests = count(1)
+        # Transfers that have not ended; downloads, that whose state changed last at the end.
+        self._transfers: dict[Connection, list[Transfer]] = {}
+        self._downloads: dict[Download, None] = {}
+        # How often what was delivered, each that was named or "" for all; and what to whom.
+        self._counts = dict.fromkeys(named or [""], 0)
+        self._delivered: Counter[str] = Counter()
+        # Guards all this, and tells when a transfer has ended.
+        self._changed = threading.Condition(threading.RLock())
 
     def begin(self, connection: Connection, transfer: Transfer) -> None:
-        """Take note of *transfer*, whose body is what is written to *connection* next.
-
-        Wait where a receiver has asked for so many, without reading, that
-        what is noted of them would use memory and time of others.
-        """
+        """Let *transfer* begin, the body of an answer whose head is to be written.
+        Raise Refusal where another answer is due."""
         with self._changed:
-            while len(connection.transfers) >= MAX_PIPELINED:
-                connection.turn.pass_on()
-                self._changed.wait(TICK)
-                self.settle(connection, answered=True)
-            transfer.start = connection.tell()
-            transfer.stop = transfer.start + transfer.length
-            transfer.began = self._clock()
-            connection.transfers.append(transfer)
+            # A connection has one file open at a time: how many there may be counts on that.
+            under_way = self._transfers[connection]
+            while len(under_way) >= MOST_PIPELINED or (under_way and connection.file):
+                self._changed.wait(TICK / 4)
+                connection.look()
+                self._settle(connection, 0)
+            for other, transfers in [] if transfer.is_everything else self._transfers.items():
+                if any(each.name == transfer.name for each in transfers):
+                    other.look()
+                    self._settle(other, GRACE)
+            known = (each for each in self._downloads if each.name == transfer.name)
+            download, predecessor = find_download(transfer, known)
+            if download and transfer.version != download.version:
+                # The same file, appended to, is the same to go on with.
+                (_, size, file_id), (_, old_size, old_id) = transfer.version, download.version
+                if file_id is None or file_id != old_id or size <= old_size:
+                    raise Refusal(409, phrase="The file has changed: start over")
+            if transfer.length == 0 < transfer.version.size:
+                raise Refusal(416, fields=[("Content-Range", f"bytes */{transfer.version.size}")])
+            is_active = download is not None and download.state is State.UNDER_WAY
+            if self.is_enough() and not is_active:
+                raise Refusal(503, "no more downloads are wanted")
+            if not download:
+                download = Download(transfer.receiver, transfer.name, transfer.version)
+                # Whoever begins a version anew, or names it, has given up the older ones.
+                if transfer.first == 0 or transfer.is_conditional:
+                    for older in self._own(download):
+                        if older.version != download.version and not older.is_given_up():
+                            older.given_up_for = download
+            download.receiver, download.version = transfer.receiver, transfer.version
+            if predecessor:
+                predecessor.gone_on = (predecessor.acknowledged, transfer.first)
+                if predecessor in download.broken:
+                    download.broken.remove(predecessor)
+                    download.ended = unite([*download.ended, *predecessor.arrived()])
+            if not is_active:
+                download.rouse(transfer.line, self._clock())
+                self._move(download, State.UNDER_WAY)
+                self.log(transfer.receiver.address, [(transfer.line, f"{transfer.status} -")])
+            download.requests += 1
+            download.asked = next(self._requests)
+            download.transfers.append(transfer)
+            under_way.append(transfer)
+            transfer.connection, transfer.download = connection, download
 
-    def settle(self, connection: Connection, answered: bool = False) -> None:
-        """End the transfers of *connection* that have been acknowledged, or that a reset has broken.
-
-        *answered*: the receiver went on, to its next request or to a FIN, so
-        no reset is waited for.
-        """
+    def went_on(self, connection: Connection) -> None:
+        """Note that *connection* is new, or that its receiver goes on: with a request, or a FIN."""
+        # Not under the lock: who asks the system lets others go before.
+        connection.look()
         with self._changed:
-            if not connection.transfers:
-                return
-            connection.look()
-            if connection.reset and connection.sent >= connection.transfers[-1].stop:
-                self._terminate(connection)  # else its thread is about to find out, and knows what it sent
-            now = self._clock()
-            for transfer in list(connection.transfers):
-                if connection.acknowledged < transfer.stop:
-                    break
-                transfer.arrived = transfer.arrived or now
-                if not answered and now - transfer.arrived < RESET_GRACE:
-                    break
-                self._end(connection, transfer, True)
+            self._transfers.setdefault(connection, [])
+            self._settle(connection, 0)
+            connection.moved = self._clock()
 
-    def terminate(self, connection: Connection, error: BaseException) -> None:
-        """End the transfers of *connection* that *error* has broken."""
-        with self._changed:  # a Condition's lock can be taken again by its thread: settle does
-            connection.reset = connection.reset or isinstance(error, ConnectionError)
-            if not connection.reset:
-                self.settle(connection, answered=True)
-            connection.look()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            self._terminate(connection, "" if is_network_error(error) else reason)
+    def broken(self, connection: Connection, error: BaseException) -> None:
+        """Note that *error* ends the connection, or the body that is being sent on it."""
+        connection.look()
+        with self._changed:
+            # ENOTCONN is what Linux says of a connection after its reset.
+            is_reset = getattr(error, "errno", None) == errno.ENOTCONN
+            connection.is_reset |= is_reset or isinstance(error, ConnectionError)
+            # What has arrived has arrived, unless it was a reset.
+            self._settle(connection, 0)
+            reason, transfers = failure_reason(error), self._transfers[connection]
+            for transfer in transfers[-1:] if reason else transfers:
+                transfer.failure = reason
+            self._settle(connection, 0)
 
     def leave(self, connection: Connection) -> None:
-        """Wait until every transfer of *connection* has ended, then forget it."""
+        """Wait until every transfer on *connection* has ended, then forget it."""
         with self._changed:
-            while connection.transfers:
+            while self._transfers[connection]:
                 self._changed.wait()
-            self._connections.discard(connection)
+            del self._transfers[connection]
 
     def watch(self) -> None:
-        """Settle what can be settled, and cut what has not gone forward for too long."""
+        """Settle what time settles, and cut what has not gone forward for too long."""
         with self._changed:
-            for connection in list(self._connections):
-                self.settle(connection)
-                now = self._clock()
-                if now - connection.moved > self._timeout:
-                    idle = "was acknowledged" if connection.queued else "came from the disk"
-                    if connection.queued is None:
-                        idle = "went forward"
-                    self._terminate(connection, f"nothing {idle} for {self._timeout:g} s")
+            connections = list(self._transfers.items())
+        for connection, transfers in connections:
+            if transfers:
+                connection.look()
+        with self._changed:
+            for connection, transfers in connections:
+                self._settle(connection, GRACE)
+                if self._clock() - connection.moved > self._timeout:
+                    is_handed_over = connection.acknowledged < connection.sent
+                    missing = "was acknowledged" if is_handed_over else "came from the disk"
+                    for transfer in transfers:
+                        transfer.failure = f"nothing {missing} for {self._timeout:g} s"
+                    self._settle(connection, 0)
                     connection.cut()
-                for transfer in connection.transfers:
-                    transfer.measure(now, transfer.progress(connection.acknowledged))
+            now = self._clock()
+            for download in self._in(State.UNDER_WAY):
+                download.see(now)
+                if not download.is_under_way() and now - download.ended_at >= REST:
+                    self._rest(download)
 
-    def under_way(self) -> list[tuple[Transfer, int]]:
-        """Return the transfers that have not ended, oldest first, each with its acknowledged bytes."""
+    def stop(self) -> list[str]:
+        """End what is acknowledged, let rest what has ended; return the summary, in lines."""
         with self._changed:
-            pairs = [
-                (transfer, transfer.progress(connection.acknowledged))
-                for connection in self._connections
-                for transfer in connection.transfers
+            for connection in list(self._transfers):
+                connection.look()
+                self._settle(connection, 0)
+            for download in self._in(State.UNDER_WAY):
+                if not download.is_under_way():
+                    self._rest(download)
+            have = {(d.name, d.receiver.address, d.version) for d in self._in(State.DELIVERED)}
+            lacking = [
+                f"{d.name} to {d.receiver.address} at {d.portion()}"
+                for d in self._in(State.UNDER_WAY, State.RESTING)
+                if (d.name, d.receiver.address, d.version) not in have and not d.is_given_up()
             ]
-        return sorted(pairs, key=lambda pair: pair[0].began)
+            told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
+            lines = [
+                f"stopped. delivered: {some(told)}" if told else "stopped. nothing was delivered"
+            ]
+            return lines + [f"not whole: {some(lacking)}"] * bool(lacking)
 
-    def summary(self) -> str:
-        """Say in one line what was delivered and what is being cut short."""
-        self.watch()
+    def is_enough(self) -> bool:
+        """Tell whether what was wanted is delivered."""
+        return 0 < self._wanted <= min(self._counts.values())
+
+    def is_over(self) -> bool:
+        """Tell whether what was wanted is delivered, and nothing is under way any more."""
         with self._changed:
-            counts = [f"{name} ({times} times)" if times > 1 else name for name, times in self._delivered.items()]
-        cut = [
-            f"{transfer.name} to {transfer.peer} at {_portion(acknowledged, transfer.length)}"
-            for transfer, acknowledged in self.under_way()
-        ]
-        delivered = f"delivered: {_some(counts)}" if counts else "nothing was delivered"
-        return f"stopped. {delivered}" + (f"; cut short: {_some(cut)}" if cut else "")
+            left = [t for several in self._transfers.values() for t in several if not t.gone_on]
+            return self.is_enough() and not left and not self._in(State.UNDER_WAY)
 
-    def _terminate(self, connection: Connection, reason: str = "") -> None:
-        for transfer in list(connection.transfers):
-            self._end(connection, transfer, False, reason)
+    def rows(self, most: int) -> tuple[list[Row], int]:
+        """Return what is under way, oldest first: at most so many, and how many there are more."""
+        with self._changed:
+            under_way = [d for d in self._in(State.UNDER_WAY) if d.is_under_way()]
+            shown = [download for download in under_way if not download.is_given_up()]
+            now = self._clock()
+            return [download.row(now) for download in shown[:most]], max(0, len(shown) - most)
 
-    def _end(self, connection: Connection, transfer: Transfer, finished: bool, reason: str = "") -> None:
-        """Log that *transfer* finished or, with the *reason* where it is known, broke; enter it in the ledger."""
-        acknowledged = transfer.progress(connection.acknowledged)
-        if finished:
-            seconds = max((transfer.arrived or 0) - transfer.began, 0.001)
-            rate = format_size(transfer.length / seconds)
-            event = f"req finished. {format_size(transfer.length)}, {seconds:.1f} s, {rate}/s"
-        else:
-            # The last byte counts as missing, acknowledged or not: whoever resets has not read it.
-            acknowledged = max(0, min(acknowledged, transfer.length - 1))
-            event = f"req terminated. at {_portion(acknowledged, transfer.length)}"
-            if reason:
-                event += f", {reason}"
-        events = [(transfer.request, event)]
-        spans = transfer.spans(acknowledged)
-        # A whole file in one response is a delivery by itself, whatever else its receiver has.
-        whole = finished and sum(map(part_length, spans)) == transfer.size
-        requests = 1
-        if not whole:
-            handed = transfer.progress(connection.sent) - acknowledged
-            requests = self._ledger.add(transfer.peer, transfer.etag, transfer.size, spans, transfer.asked, handed)
-        if requests:
-            count = "1 request" if requests == 1 else f"{requests} requests"
-            events.append((f"/{transfer.name}", f"delivered. {format_size(transfer.size)} in {count}"))
-            self._delivered[transfer.name] = self._delivered.get(transfer.name, 0) + 1
-            if self._wanted and sum(self._delivered.values()) >= self._wanted:
-                self.enough.set()
-        self._log(transfer.peer, events)
-        connection.transfers.remove(transfer)
-        connection.went_forward()
+    def _in(self, *states: State) -> list[Download]:
+        return [download for download in self._downloads if download.state in states]
+
+    def _own(self, download: Download) -> list[Download]:
+        """Return the others of the same receiver and name."""
+        same = (download.receiver, download.name)
+        return [d for d in self._downloads if (d.receiver, d.name) == same and d is not download]
+
+    def _settle(self, connection: Connection, patience: float) -> None:
+        """End the transfers of *connection* that are over, as the first table says; *patience*:
+        seconds in which a reset could still come, 0 once its receiver goes on."""
+        now = self._clock()
+        for transfer in list(self._transfers.get(connection, ())):
+            transfer.see()
+            if transfer.is_reset or transfer.failure is not None:
+                self._end(transfer)
+            elif connection.acknowledged >= transfer.position + transfer.length:
+                if transfer.state is State.SENDING:
+                    transfer.state, transfer.acknowledged_since = State.ACKNOWLEDGED, now
+                if now - transfer.acknowledged_since >= patience:
+                    self._end(transfer)
+
+    def _end(self, transfer: Transfer) -> None:
+        """End *transfer*, and see what becomes of its download."""
+        connection, download = transfer.connection, transfer.download
+        if transfer is self._transfers[connection][-1] and connection.file:
+            # What lay in the queue was the file itself.
+            try:
+                connection.file.check()
+            except (ContentChanged, OSError) as error:
+                if transfer.failure is None:
+                    transfer.failure = failure_reason(error)
+            connection.file = None
+        is_broken = transfer.is_reset or transfer.failure is not None
+        transfer.state = State.BROKEN if is_broken else State.FINISHED
+        if is_broken and not transfer.gone_on:
+            download.failure = transfer.failure or ""
+            download.broken.append(transfer)
+        connection.moved = self._clock()
+        self._transfers[connection].remove(transfer)
+        download.see(self._clock())
+        download.transfers.remove(transfer)
+        download.brought += transfer.acknowledged
+        download.ended = unite([*download.ended, *transfer.arrived()])
+        download.ended_at = self._clock()
+        if len(download.ended) > MOST_SPANS:
+            # Absurdly many: what has arrived is forgotten, so it is never called whole.
+            download.ended.clear()
+        self._conclude(transfer)
         self._changed.notify_all()
+
+    def _conclude(self, transfer: Transfer) -> None:
+        """Move the download of *transfer*, which has ended, as the second table says."""
+        download = transfer.download
+        if download.state in (State.DELIVERED, State.FORGOTTEN):
+            return
+        if transfer.state is State.FINISHED and transfer.is_everything:
+            self._deliver([download])
+            return
+        for lingering in download.transfers:
+            lingering.connection.look()
+            lingering.see()
+        if download.is_under_way():
+            return
+        others = [each for each in self._own(download) if each.state is not State.DELIVERED]
+        same = [other for other in others if other.version == download.version]
+        quiet = [other for other in same if not other.is_under_way()]
+        arrived = download.count_arrived()
+        is_probe = download.requests == 1 and transfer.is_everything and arrived < PROBE
+        # Of another version only aria2's can be one, which has no Range: axel, which asks for
+        # bytes=0-, may as well begin anew.
+        rivals = others if transfer.status == 200 else same
+        if is_whole([download]):
+            self._deliver([download])
+        elif is_whole([download, *quiet]):
+            self._deliver([download, *quiet])
+        elif is_probe and any(other.count_arrived() > arrived for other in rivals):
+            self._move(download, State.FORGOTTEN)
+
+    def _deliver(self, downloads: Sequence[Download]) -> None:
+        """Let *downloads*, which are one receiver's and whole together, be delivered once."""
+        download = downloads[0]
+        requests = plural(sum(each.requests for each in downloads), "request")
+        told = f"delivered. {format_size(download.version.size)} in {requests}"
+        events = [(f"/{download.name}", told)]
+        if download.state is State.UNDER_WAY:
+            events.insert(0, (download.line, download.event_at_rest(True)))
+        for other in self._own(download):
+            if other in downloads or other.state is State.DELIVERED:
+                self._move(other, State.FORGOTTEN)
+        download.ended = [(0, download.version.size)]
+        download.broken.clear()
+        self._move(download, State.DELIVERED)
+        self._delivered[f"{download.name} to {download.receiver.address}"] += 1
+        for name in {"", download.name} & self._counts.keys():
+            self._counts[name] += 1
+        self.log(download.receiver.address, events)
+
+    def _rest(self, download: Download) -> None:
+        self._move(download, State.RESTING)
+        if not download.is_given_up():
+            self.log(download.receiver.address, [(download.line, download.event_at_rest(False))])
+
+    def _move(self, download: Download, state: State) -> None:
+        """Let *download* be in *state*, as the one that changed last; forget what rests longest."""
+        download.state = state
+        self._downloads.pop(download, None)
+        if state is not State.FORGOTTEN:
+            self._downloads[download] = None
+        at_rest = self._in(State.RESTING, State.DELIVERED)
+        if len(at_rest) > MOST_RESTING:
+            self._move(at_rest[0], State.FORGOTTEN)
+
+
+def is_whole(downloads: Sequence[Download]) -> bool:
+    """Tell whether all bytes of a version, which *downloads* are of, have arrived by them."""
+    arrived = unite(chain(*(download.arrived() for download in downloads)))
+    return 0 < count_bytes(arrived) == downloads[0].version.size
 
 
 def format_size(count: float) -> str:
@@ -859,354 +1374,272 @@ def format_size(count: float) -> str:
     return f"{count / 1024:.1f} PiB"
 
 
-def percentage(acknowledged: int, length: int) -> str:
-    """Write the whole per cent that *acknowledged* bytes are of *length*; of nothing it is 0%."""
-    return f"{acknowledged * 100 // length if length else 0}%"
+def percentage(arrived: int, size: int) -> str:
+    """Write the whole per cent that *arrived* bytes are of *size*; of nothing it is 0%."""
+    return f"{arrived * 100 // size if size else 0}%"
 
 
-def _portion(acknowledged: int, length: int) -> str:
-    return f"{percentage(acknowledged, length)} ({format_size(acknowledged)} of {format_size(length)})"
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _some(items: Sequence[str], most: int = 8) -> str:
-    more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return ", ".join([*items[:most], *more])
+def some(items: Sequence[str], most: int = 8) -> str:
+    """List at most so many *items*, and count what is left of them."""
+    more = len(items) - most
+    return ", ".join([*items[:most], *([f"and {more} more"] if more > 0 else [])])
 
 
-# --- HTTP: the handler and the quiet server ----------------------------------------
+# --- HTTP: the handler and the quiet server -----------------------------------------------
+#
+# A thread serves each connection, one request after the other: http.server reads the request line
+# and dispatches, parse_request reads the rest of the head, do_GET goes from the share over
+# preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
+# refuse.  The server accepts as many connections as there are descriptors for.
 
-MAX_HEAD = 1 << 16  # bytes of field lines
-# Patterns: re compiles them when the first request comes, so that nobody waits for it at the start.
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-REQUEST_LINE = TOKEN + rb" [!-~\x80-\xff]+ HTTP/[0-9]\.[0-9]\r?\n"
-FIELD_LINES = rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r?\n)*\r?\n"
-HOST = r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?"
-
-
-def tls_reason(error: OSError) -> str:
-    """Say what OpenSSL found wrong, without its place in _ssl.c."""
-    if getattr(error, "reason", None) == "HTTP_REQUEST":
-        return "the client spoke plain http"
-    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
-
-
-def framing_error(fields: Mapping[str, str], version: str) -> str:
-    """Say what makes the end of a request, or the host it is for, uncertain; "" if nothing does.
-
-    RFC 9112, sections 3.2 (Host) and 6.3 (length of the body): each is a 400.
-    """
-    host = fields.get("host")
-    if host is None and version >= "HTTP/1.1":
-        return "there must be a Host"
-    if host and not re.fullmatch(HOST, host, re.ASCII):  # two of them are one with a blank in it
-        return "malformed Host, or more than one"
-    lengths = {item.strip(" \t") for item in fields.get("content-length", "0").split(",")}
-    if len(lengths) > 1 or not re.fullmatch("[0-9]+", lengths.pop()):
-        return "malformed or conflicting Content-Length"
-    coding = fields.get("transfer-encoding")
-    if coding is not None and ("content-length" in fields or version < "HTTP/1.1"):
-        return "Transfer-Encoding beside Content-Length, or in HTTP/1.0"
-    if coding is not None and coding.lower().rpartition(",")[2].strip(" \t") != "chunked":
-        return "the last Transfer-Encoding must be chunked"
-    return ""
-
-
-def target_path(target: str) -> str | None:
-    """Return the path of a request target in origin form or absolute form (RFC 9112, section 3.2), else None."""
-    match = re.match("(?:https?://[^/?#]+)?(/[^?#]*|(?=[?#]|$))", target, re.IGNORECASE)
-    return (match[1] or "/") if match and target[0] not in "?#" else None
-
-
-class RequestFields(http.client.HTTPMessage):
-    """The fields of a request, whose Content-Type is nobody's business: email would parse, and choke on, a boundary."""
-
-    def get_content_type(self) -> str:
-        return "text/plain"
-
-
-class Refusal(Exception):
-    """Why a request is answered with an error, raised from wherever that is found out."""
-
-    def __init__(self, status: int, reason: str = "", fields: Fields = ()) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.fields = fields
+# Bytes of a request line, and of the fields after it; characters that tell User-Agents apart.
+MAX_HEAD, MAX_AGENT = 1 << 16, 200
+# Threads that wait for a connection: to start one takes longer than a small file.
+MOST_IDLE = 32
+# A compressed file is named by its compression, since it is sent without Content-Encoding.
+TYPES = {
+    **http.server.SimpleHTTPRequestHandler.extensions_map,
+    ".gz": "application/gzip",
+    ".tgz": "application/gzip",
+    ".xz": "application/x-xz",
+    ".bz2": "application/x-bzip2",
+    "": "application/octet-stream",
+}
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     """Answers GET and HEAD for what a Share offers: whole, in one range or in several."""
 
     server: QuietServer
-    wfile: Connection
+    headers: Mapping[str, str]  # type: ignore[assignment]
     raw_requestline: bytes
 
-    MessageClass = RequestFields
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.1"  # so that even a malformed request line gets a head
-    disable_nagle_algorithm = True  # else the end of a body waits for a delayed acknowledgement
-    rbufsize = 1 << 10  # a head needs no more, and every connection holds one
+    # Else the end of a body waits for a delayed acknowledgement.
+    disable_nagle_algorithm = True
+    # A head needs no more, and every connection holds one.
+    rbufsize = 1 << 10
+    extensions_map = TYPES
 
     def setup(self) -> None:
         super().setup()
-        self.wfile = Connection(self.connection, turn=Turn(self.server.turn_lock))
-        self.server.deliveries.enter(self.wfile)
+        self.stream = Connection(self.connection)
+        self.server.downloads.went_on(self.stream)
 
     def handle(self) -> None:
-        handshake = getattr(self.connection, "do_handshake", None)
-        if handshake:  # this is an SSLSocket
-            try:
-                handshake()
-            except OSError as error:
-                self.server.log(self.client_address[0], [("-", f"TLS handshake failed. {tls_reason(error)}")])
-                return
-            self.wfile.went_forward()
-        super().handle()
+        try:
+            getattr(self.connection, "do_handshake", int)()
+        except OSError as error:
+            told = f"TLS handshake failed. {tls_reason(error)}"
+            self.server.downloads.log(self.client_address[0], [("-", told)])
+        else:
+            super().handle()
 
     def finish(self) -> None:
+        downloads = self.server.downloads
         try:
-            socket.socket.shutdown(self.connection, socket.SHUT_WR)
-            # To close with input unread would reset the connection under the receiver (RFC 9112, section 9.6).
-            while self.connection.recv(CHUNK):
+            self.stream.shut()
+            # To close with input unread would reset the connection under the receiver (RFC 9112,
+            # section 9.6).  Not through OpenSSL, which answers a mere FIN with an alert.
+            while socket.socket.recv(self.connection, CHUNK):
                 pass
-            self.server.deliveries.settle(self.wfile, answered=True)
+            downloads.went_on(self.stream)
         except OSError as error:
-            if isinstance(error, ConnectionError):
-                self.server.deliveries.terminate(self.wfile, error)
+            downloads.broken(self.stream, error)
         finally:
-            self.server.deliveries.leave(self.wfile)
+            downloads.leave(self.stream)
             super().finish()
 
     def handle_one_request(self) -> None:
-        """Wait for the next request, which settles the last, and answer it."""
+        """Wait for the next request, which tells that the last answer is there, and answer it."""
         try:
-            arrived = self.rfile.peek(1)  # type: ignore[attr-defined]
-            # Where a whole head is here, which empty lines before it can feign, there is nothing to wait for.
-            if arrived[:1] > b"\r" and b"\n\r\n" in arrived:
-                self.wfile.turn.take()
-            self.server.deliveries.settle(self.wfile, answered=True)
-            self.wfile.went_forward()
+            is_there = self.rfile.peek(1)  # type: ignore[attr-defined]
+            self.server.downloads.went_on(self.stream)
             self.close_connection = True
-            try:
-                if arrived and not self.server.deliveries.enough.is_set():
-                    super().handle_one_request()
-            except Refusal as refusal:
-                self.refuse(refusal)
+            if is_there:
+                super().handle_one_request()
+        except Refusal as refusal:
+            self.refuse(refusal)
         except OSError as error:
             self.close_connection = True
-            self.server.deliveries.terminate(self.wfile, error)
-            if not is_network_error(error):
+            if failure_reason(error):
                 raise
-        finally:
-            self.wfile.turn.pass_on()
+            self.server.downloads.broken(self.stream, error)
 
     def parse_request(self) -> bool:
-        """Read the head and refuse what RFC 9112 calls malformed; http.server parses the rest."""
-        skipped = 0
-        while self.raw_requestline in (b"\r\n", b"\n") and skipped < MAX_HEAD:  # RFC 9112, section 2.2
-            skipped += len(self.raw_requestline)
-            self.raw_requestline = self.rfile.readline(MAX_HEAD + 1)
-        self.requestline = self.raw_requestline.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        self.request_version = self.protocol_version = type(self).protocol_version
-        self.command = ""
-        if len(self.raw_requestline) > MAX_HEAD:
-            raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG)
-        if not self.raw_requestline.endswith(b"\n"):
-            return False  # the client has gone
-        if not re.fullmatch(REQUEST_LINE, self.raw_requestline):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed request line")
-        if b" HTTP/1." not in self.raw_requestline[-12:]:
-            raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        field_lines, line = bytearray(), b" "
-        while line not in (b"\r\n", b"\n", b""):
-            line = self.rfile.readline(MAX_HEAD)
-            field_lines += line
-            if len(field_lines) > MAX_HEAD:
-                raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if not line:
-            return False
-        if not re.fullmatch(FIELD_LINES, field_lines):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed field line")
-        # http.server would take some bytes of raw UTF-8 in a target, which curl sends, for blanks.
-        self.raw_requestline = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), self.raw_requestline)
-        stream, self.rfile = self.rfile, io.BytesIO(field_lines)
-        try:
-            if not super().parse_request():
+        """Read the rest of the head, and tell whether it came.  Raise Refusal."""
+        line, skipped = self.raw_requestline, 0
+        # RFC 9112, section 2.2: empty lines before a request.
+        while line in (b"\r\n", b"\n") and skipped < MAX_HEAD:
+            skipped += len(line)
+            line = self.rfile.readline(MAX_HEAD + 1)
+        self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        # As far as it matters to the answer, whatever comes of the rest.
+        self.command = "HEAD" if line.startswith(b"HEAD ") else ""
+        self.protocol_version = "HTTP/1.0" if self.requestline.endswith("/1.0") else "HTTP/1.1"
+        if line and not self.requestline:
+            raise Refusal(400, "empty lines without end")
+        if len(line) > MAX_HEAD:
+            raise Refusal(414)
+        head, most = bytearray(line), len(line) + MAX_HEAD
+        while line not in (b"\r\n", b"\n"):
+            if not line.endswith(b"\n"):
                 return False
-        finally:
-            self.rfile = stream
-        fields = combined(self.headers)
-        error = framing_error(fields, self.request_version)
-        if error:
-            self.close_connection = True
-            raise Refusal(HTTPStatus.BAD_REQUEST, error)
-        self.protocol_version = min(self.request_version, self.protocol_version)
-        options = re.split("[ \t,]+", fields.get("connection", "").lower())
-        kept = "keep-alive" in options or self.request_version >= "HTTP/1.1"
-        body = "transfer-encoding" in fields or fields.get("content-length", "").strip("0, \t")
-        # A body is never read, so that none is ever taken for the next request.
-        self.close_connection = bool(body) or "close" in options or not kept
-        self.wfile.went_forward()
-        return True
-
-    def handle_expect_100(self) -> bool:
-        """Ask for no body: the final answer comes at once."""
+            line = self.rfile.readline(MAX_HEAD + 1)
+            head += line
+            if len(head) > most:
+                raise Refusal(431)
+        parsed = parse_head(bytes(head))
+        self.command, self.path, self.headers = parsed.method, parsed.target, parsed.fields
+        self.protocol_version = parsed.version
+        self.close_connection = not parsed.keeps_connection
         return True
 
     def do_GET(self) -> None:
-        path = target_path(self.path)
-        if path is None:
-            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed request target")
+        match = TARGET.match(self.path)
+        if not match or self.path[0] in "?#":
+            raise Refusal(400, "malformed request target")
         try:
-            representation = self.server.share.open(path)
-        except OSError:  # no descriptor left: a 404 would be a lie that clients believe
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, fields=[("Retry-After", "1")]) from None
+            representation = self.server.share.open(match[1] or "/")
+        except OSError:
+            # No descriptor left: a 404 would be a lie that clients believe.
+            raise Refusal(503, fields=[("Retry-After", "1")]) from None
         if representation is None:
-            raise Refusal(HTTPStatus.NOT_FOUND)
-        with representation:
-            transfer = self.answer(representation)
-            try:
-                self.wfile.send(transfer.parts if transfer else (), representation)
-            except BaseException as error:
-                self.close_connection = True
-                self.server.deliveries.terminate(self.wfile, error)
-                if not isinstance(error, (OSError, EOFError)):
-                    raise
-
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
-        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, fields=[("Allow", "GET, HEAD")])
-
-    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
-
-    def answer(self, representation: Representation) -> Transfer | None:
-        """Write the head for the file, or a part of it; return the body that follows, None where there is none.
-
-        Raise Refusal where that is the answer.  The order is RFC 9110's, section 13.2.2.
-        """
-        size = representation.size
-        modified = min(representation.mtime, int(time.time()))  # never later than Date (section 8.8.2.1)
-        request_fields = combined(self.headers)
-        fields = [("Accept-Ranges", "bytes"), ("ETag", representation.etag), ("Last-Modified", http_date(modified))]
-        status = precondition_status(request_fields, representation.etag, modified)
-        if status == HTTPStatus.NOT_MODIFIED:
-            self.write_head(status, fields)
-            return None
-        if status:
+            raise Refusal(404)
+        (etag, size, _), modified = representation.version, representation.modified
+        fields = [("Accept-Ranges", "bytes"), ("ETag", etag)]
+        if modified is not None:
+            # Never later than Date (RFC 9110, section 8.8.2.1).
+            modified = min(modified, int(time.time()))
+            fields.append(("Last-Modified", http_date(modified)))
+        # In the order of section 13.2.2.
+        status = precondition_status(self.headers, etag, modified) or 200
+        if status == 412:
             raise Refusal(status)
-        parts: list[Part]
-        spans = end = None
-        range_field = request_fields.get("range", "")
-        if self.server.resume_only and not re.fullmatch("bytes=[0-9]+-", range_field, re.IGNORECASE):
-            range_field = ""
-        holds = if_range_holds(request_fields.get("if-range"), representation.etag, modified)
-        if range_field and self.command == "GET" and holds:
-            try:
-                spans = byte_ranges(range_field, size)
-            except ValueError as error:
-                raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
-        if spans == []:
-            raise Refusal(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, fields=[("Content-Range", f"bytes */{size}")])
-        content_type = self.guess_type(representation.name)
-        status, parts = HTTPStatus.OK, [(0, size)]
-        if spans:
-            status, parts = HTTPStatus.PARTIAL_CONTENT, [*spans]
-        if spans and len(spans) == 1:
-            fields.append(("Content-Range", content_range(spans[0], size)))
-            end = None if range_field.endswith("-") else spans[0][1]  # as Transfer wants it
+        content_type = self.guess_type("/" + representation.name)
+        if status != 304:
+            fields.append(("Content-Disposition", content_disposition(representation.name)))
+        if status == 304 or self.command == "HEAD":
+            fields.append(("Content-Type", content_type))
+            self.log_request(status)
+            self.stream.send([self.head(status, fields, size)])
+            return
+        spans = self.asked_spans(representation.version)
+        parts: list[bytes | Span] = [*(spans or [(0, size)])]
+        if len(spans) == 1:
+            fields.append(("Content-Range", f"bytes {spans[0][0]}-{spans[0][1] - 1}/{size}"))
         elif spans:
             boundary = os.urandom(12).hex()
             parts = multipart(spans, size, content_type, boundary)
             content_type = f"multipart/byteranges; boundary={boundary}"
-        transfer = Transfer(self.client_address[0], self.requestline, representation, parts, end)
-        self.write_head(status, [*fields, ("Content-Type", content_type)], transfer.length)
-        if self.command == "HEAD":
-            return None
-        self.server.deliveries.begin(self.wfile, transfer)
-        return transfer
+        fields.append(("Content-Type", content_type))
+        receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
+        name, version = representation.name, representation.version
+        transfer = Transfer(receiver, self.requestline, name, version, parts)
+        transfer.is_conditional = "if-range" in self.headers
+        transfer.status = 206 if spans else 200
+        self.server.downloads.begin(self.stream, transfer)
+        head = self.head(transfer.status, fields, transfer.length)
+        transfer.position = self.stream.sent + len(head)
+        self.send([head, *parts], transfer, representation)
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        raise Refusal(405, fields=[("Allow", "GET, HEAD")])
+
+    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
+
+    def asked_spans(self, version: Version) -> list[Span]:
+        """Return what is asked for by a range that is to be honoured, if any."""
+        value = self.headers.get("range", "")
+        # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
+        is_other = self.headers.get("if-range", version.etag) != version.etag
+        is_resumption = re.fullmatch("bytes=[0-9]+-", value, re.IGNORECASE)
+        is_refused = self.server.resume_only and not is_resumption
+        return [] if is_other or is_refused else parse_range(value, version.size)
+
+    def send(
+        self, parts: list[bytes | Span], transfer: Transfer, representation: Representation
+    ) -> None:
+        """Send an answer, whose spans are of *representation*, and note how that ended."""
+        pieces = ([p] if isinstance(p, bytes) else representation.parts(*p) for p in parts)
+        try:
+            self.stream.send(chain.from_iterable(pieces), transfer.length > CHUNK)
+        except BaseException as error:
+            self.close_connection = True
+            self.server.downloads.broken(self.stream, error)
+            if not isinstance(error, (OSError, ContentChanged)):
+                raise
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
-        text = ": ".join(filter(None, [f"{int(refusal.status)} {HTTPStatus(refusal.status).phrase}", str(refusal)]))
-        body = f"{text}\n".encode()
-        self.write_head(refusal.status, [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields], len(body))
-        self.wfile.send([] if self.command == "HEAD" else [body])
+        told = f"{refusal.status} {refusal.phrase}"
+        body = (f"{told}: {refusal.detail}\n" if refusal.detail else f"{told}\n").encode()
+        fields = [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields]
+        self.log_request(refusal.status)
+        head = self.head(refusal.status, fields, len(body), refusal.phrase)
+        self.stream.send([head, b"" if self.command == "HEAD" else body])
 
-    def write_head(self, status: int, fields: Fields, length: int = 0) -> None:
-        """Write the head of every answer there is; *length*: of the body, in bytes."""
-        self.close_connection = self.close_connection or self.server.deliveries.enough.is_set()
-        self.send_response(status)
-        for name, value in fields:
-            self.send_header(name, value)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        if status != HTTPStatus.NOT_MODIFIED:
-            self.send_header("Content-Length", str(length))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        elif self.request_version < "HTTP/1.1":
-            self.send_header("Connection", "keep-alive")
-        self.end_headers()
+    def head(
+        self, status: int, fields: Sequence[tuple[str, str]], length: int, phrase: str = ""
+    ) -> bytes:
+        """Return the head of an answer; *length*: of the body, in bytes."""
+        self.close_connection = self.close_connection or self.server.downloads.is_enough()
+        fields = [("Server", "httpd_download"), ("Date", http_date(int(time.time()))), *fields]
+        fields.append(("X-Content-Type-Options", "nosniff"))
+        if status != 304:
+            fields.append(("Content-Length", str(length)))
+        if self.close_connection or self.protocol_version == "HTTP/1.0":
+            fields.append(("Connection", "close" if self.close_connection else "keep-alive"))
+        lines = [f"{self.protocol_version} {status} {phrase or HTTPStatus(status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in fields]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what http.server cannot parse, or has no method for, without its *message*, and read no further."""
-        self.requestline = self.requestline or self.raw_requestline.decode("utf-8", "surrogateescape")  # of a 414
+        """Refuse what http.server finds too long, or has no method for, and read no further."""
+        self.requestline = self.requestline or self.raw_requestline.decode("latin-1")
         self.close_connection = True
         raise Refusal(code)
 
-    def guess_type(self, path: Any) -> str:
-        """Name a compressed file by its compression, since it is sent without Content-Encoding."""
-        kind, coding = mimetypes.guess_type("/" + os.fspath(path))
-        if coding:
-            known = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
-            kind = known.get(coding)
-        return kind or "application/octet-stream"
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        return http_date(int(time.time() if timestamp is None else timestamp))
-
-    def version_string(self) -> str:
-        return f"httpd_download/{__version__}"
-
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.server.log(self.client_address[0], [(self.requestline, f"{int(code)} {size}")])
+        self.server.downloads.log(self.client_address[0], [(self.requestline, f"{code} {size}")])
 
     def log_error(self, format: str, *args: Any) -> None:
-        """Say nothing: a refused request has its line, and http.server adds only time-outs of the network."""
+        """Say nothing: a refused request has its line, and http.server adds only time-outs."""
 
 
 class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
     request_queue_size = 1024
+    daemon_threads = True
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
     allow_reuse_port = False
-    idle_timeout = 1.0  # seconds after which a thread without a connection ends
+
+    # Knobs: whether no range but ``bytes=N-`` is honoured, and how https is spoken.
+    resume_only = False
+    tls: ssl.SSLContext | None = None
 
     def __init__(
-        self,
-        address: tuple[Any, ...],
-        share: Share,
-        deliveries: Deliveries,
-        log: Log,
-        resume_only: bool = False,
-        tls: ssl.SSLContext | None = None,
-        most_connections: int = 1000,
+        self, address: tuple[Any, ...], share: Share, downloads: Downloads, most: int = 1000
     ) -> None:
-        """Bind *address*, a socket address of IPv4 or IPv6.  Raise OSError where that cannot be."""
-        self.share = share
-        self.deliveries = deliveries
-        self.log = log
-        self.resume_only = resume_only
-        self._tls = tls
-        self.turn_lock = threading.Lock()
-        self._turn = Turn(self.turn_lock)
-        self._free = threading.Semaphore(most_connections)
-        self._idle = threading.Semaphore(0)
+        """Bind *address*, a socket address of IPv4 or IPv6, for at most so many connections at a
+        time.  Raise OSError."""
+        self.share, self.downloads = share, downloads
+        self._free, self._idle = threading.Semaphore(most), threading.BoundedSemaphore(MOST_IDLE)
         self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        # No thread is idle yet.
+        while self._idle.acquire(blocking=False):
+            pass
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
-        super().__init__(address, partial(PartialContentHandler, directory=os.curdir))
+        super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
 
     def server_bind(self) -> None:
         """Bind for IPv4 too where the address is ::, and look no name up, as HTTPServer does."""
@@ -1216,48 +1649,37 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection while there are descriptors for it and for its file."""
+        """Accept a connection while there are descriptors for it and for what it fetches."""
         if not self._free.acquire(timeout=TICK):
             raise OSError(errno.EMFILE, "no connection is free")
         try:
-            self._turn.take()  # or this thread and the one that answers slow each other down
-            try:
-                accepted, address = super().get_request()
-            finally:
-                self._turn.pass_on()
-            if self._tls:  # the handshake is left to the connection's own thread
-                accepted = self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
-        except OSError as error:
+            accepted, address = super().get_request()
+            if self.tls:
+                # The handshake is left to the connection's own thread.
+                accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
+        except (OSError, MemoryError) as error:
             self._free.release()
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                time.sleep(TICK)  # the listening socket stays readable: without this a busy loop
-            raise
+            if isinstance(error, MemoryError) or error.errno in LACKING:
+                # The listening socket stays readable: without this a busy loop.
+                time.sleep(TICK)
+            raise OSError(str(error)) from None
         host = address[0]
         return accepted, (host[7:] if host.startswith("::ffff:") else host, *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection to an idle thread or to a new one, as soon as the system has one to give."""
-        for _ in range(25):
-            try:
-                if not self._idle.acquire(blocking=False):
-                    threading.Thread(target=self._work, daemon=True).start()
-                self._accepted.put((request, client_address))
-                return
-            except RuntimeError:  # can't start new thread
-                time.sleep(TICK)
-        self.shutdown_request(request)
+        """Leave the connection to a thread that is idle, or else to a new one."""
+        if not self._idle.acquire(blocking=False):
+            # Not by threading, which waits for ever for one that has no memory to begin with.
+            _thread.start_new_thread(self._serve_on, ())
+        self._accepted.put((request, client_address))
 
-    def _work(self) -> None:
-        """Serve one connection after the other: to start a thread for each costs as much as a small file."""
-        while True:
-            try:
-                accepted = self._accepted.get(timeout=self.idle_timeout)
-            except queue.Empty:
-                if self._idle.acquire(blocking=False):
-                    return
-                continue  # a connection is just being given to this thread
-            self.process_request_thread(*accepted)
-            self._idle.release()
+    def _serve_on(self) -> None:
+        """Serve connections as long as not too many other threads are idle."""
+        # ValueError: so many are; or there is no memory for anything.
+        with contextlib.suppress(ValueError, MemoryError):
+            while True:
+                self.process_request_thread(*self._accepted.get())
+                self._idle.release()
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection; PartialContentHandler.finish has shut it down."""
@@ -1265,19 +1687,22 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about networks; name a bug, and its place, in one line."""
+        """Be silent about networks; name a bug in one line."""
         error = sys.exc_info()[1]
-        if error is None or is_network_error(error):
-            return
-        place = error.__traceback__
-        while place and place.tb_next:
-            place = place.tb_next
-        where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
-        self.log(client_address[0], [("-", f"internal error. {type(error).__name__}: {error} ({where})")])
+        if error and failure_reason(error):
+            told = f"internal error. {type(error).__name__}: {error}"
+            self.downloads.log(client_address[0], [("-", told)])
+
+
+def tls_reason(error: OSError) -> str:
+    """Say what OpenSSL found wrong, without its place in _ssl.c."""
+    if getattr(error, "reason", None) == "HTTP_REQUEST":
+        return "the client spoke plain http"
+    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files do not make one."""
+    """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files make none."""
     try:
         import ssl
     except ImportError:
@@ -1285,7 +1710,7 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 
     class Socket(ssl.SSLSocket):
         def recv_into(self, *arguments: Any) -> int:
-            """See a FIN before OpenSSL does, which answers it with an alert, and so provokes a reset."""
+            """See a FIN before OpenSSL does, which answers it with an alert, and so a reset."""
             if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
                 return 0
             return super().recv_into(*arguments)
@@ -1295,88 +1720,111 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     for path in filter(None, (certificate, key)):
-        open(path, "rb").close()  # OpenSSL does not say which of the two is missing
+        # OpenSSL does not say which of the two is missing.
+        open(path, "rb").close()
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
         files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
-        raise OSError(errno.EINVAL, f"not a certificate with its key: {tls_reason(error)}", files) from None
+        reason = f"not a certificate with its key: {tls_reason(error)}"
+        raise OSError(errno.EINVAL, reason, files) from None
     return context
 
 
-# --- Addresses and links -----------------------------------------------------------
+# --- Addresses and links ------------------------------------------------------------------
+#
+# Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
+# is sent: a connected UDP socket knows its source address.
 
+# Linux: requests for the flags and for the address of an interface, and some of the flags.
+SIOCGIFFLAGS, SIOCGIFADDR = 0x8913, 0x8915
 IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
 
 
 def local_addresses(ipv6: bool = True) -> list[str]:
-    """Return this machine's addresses, the default route's first; 127.0.0.1 where there is no network.
-
-    No name is looked up and nothing is sent: a connected UDP socket knows
-    its source address.
-    """
+    """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
     found = [_source_address("8.8.8.8"), *_interface_addresses()]
-    for target in ("10.254.254.254", "172.31.254.254", "192.168.254.254", "2001:4860:4860::8888", "fd00::1"):
+    private = ["10.254.254.254", "172.31.254.254", "192.168.254.254"]
+    for target in [*private, "2001:4860:4860::8888", "fd00::1"]:
         if ipv6 or ":" not in target:
             found.append(_source_address(target))
     return [*dict.fromkeys(filter(None, found))] or ["127.0.0.1"]
 
 
 def _source_address(target: str) -> str:
-    """Return the address that packets to *target* would come from, or "" for loopback, link-local and none."""
+    """Return the address that packets to *target* would come from, "" for none worth telling."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))
             address: str = probe.getsockname()[0]
     except OSError:
         return ""
-    return "" if address.startswith(("127.", "0.", "fe80:")) or address in ("::1", "::") else address
+    is_local = address.startswith(("127.", "0.", "fe80:")) or address in ("::1", "::")
+    return "" if is_local else address
 
 
 def _interface_addresses() -> list[str]:
-    """Return the IPv4 address of each interface that runs: of a net that no route leads beyond, nothing else tells."""
+    """Return the IPv4 address of each interface that runs: no route leads beyond some nets."""
     addresses = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in getattr(socket, "if_nameindex", list)():
             request = struct.pack("40s", os.fsencode(name)[:15])
-            try:  # Linux: SIOCGIFFLAGS, and SIOCGIFADDR
-                flags = struct.unpack_from("H", fcntl.ioctl(probe.fileno(), 0x8913, request), 16)[0]
-                address = socket.inet_ntoa(fcntl.ioctl(probe.fileno(), 0x8915, request)[20:24])
+            try:
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFFLAGS, request)
+                flags = struct.unpack_from("H", answer, 16)[0]
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
             except (AttributeError, OSError):
                 continue
             if flags & (IFF_UP | IFF_LOOPBACK | IFF_RUNNING) == IFF_UP | IFF_RUNNING:
-                addresses.append(address)
+                addresses.append(socket.inet_ntoa(answer[20:24]))
     return addresses
 
 
 def numeric_address(text: str) -> tuple[Any, ...]:
-    """Return the socket address, port 0, of an IPv4 or IPv6 address in figures.  Raise ValueError for all else."""
+    """Return the socket address, port 0, of an IPv4 or IPv6 address in figures, else raise
+    ValueError."""
     try:
         if not re.search("[.:]", text):
             raise ValueError("getaddrinfo would read a mere number as an address")
         # As bytes: for a str getaddrinfo would import the tables of idna.
-        info = socket.getaddrinfo(text.encode("ascii"), 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        return info[0][4]
+        host, kind, flags = text.encode("ascii"), socket.SOCK_STREAM, socket.AI_NUMERICHOST
+        return socket.getaddrinfo(host, 0, type=kind, flags=flags)[0][4]
     except (OSError, ValueError):
-        raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1") from None
+        wanted = "an address in figures, such as 127.0.0.1 or ::1"
+        raise ValueError(f"{text} is not {wanted}") from None
 
 
 def base_url(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL of *host*, a name or an address, without a slash at its end."""
-    if ":" in host:  # RFC 3986, and RFC 6874 for the zone of a link-local address
+    if ":" in host:
+        # RFC 3986, and RFC 6874 for the zone of a link-local address.
         host = f"[{host.replace('%', '%25')}]"
     return f"{scheme}://{host}:{port}"
 
 
-# --- The terminal: all that is printed ----------------------------------------------
+# --- The terminal: all that is printed ----------------------------------------------------
+#
+# Whoever has something to say leaves it here and goes on; a thread of its own writes it, so that a
+# terminal or a pipe that takes nothing holds nobody up.  What comes from a disk or a network is
+# escaped.  On a terminal the last rows show what is under way: they are erased before lines are
+# written, and written anew below them.
 
-# C0, DEL and C1; the backslash that marks an escape; what changes the direction of text, or ends a line.
-UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x5C, 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F)]
-UNPRINTABLE += [*range(0x2066, 0x206A)]
+# C0, DEL and C1; the backslash that marks an escape; what changes the direction of text, or ends
+# a line; and bytes that are no UTF-8.
+UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x5C, 0x61C, 0x200E, 0x200F]
+UNPRINTABLE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in UNPRINTABLE}
-ESCAPES[0x5C] = "\\\\"
-ESCAPES.update((code, f"\\x{code - 0xDC00:02x}") for code in range(0xDC80, 0xDD00))  # bytes that are no UTF-8
-LONGEST = 1000  # characters of a request that are logged: nobody is to scroll a terminal away
+ESCAPES.update({code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)})
+ESCAPES[ord("\\")] = "\\\\"
+# Characters of a request that are logged, and lines that wait for the terminal.
+LONGEST, MOST_WAITING = 1000, 10_000
+# Seconds between two writes, without an acknowledgement until a receiver is called stalled, and
+# that are too many to be told.
+PAUSE, STALLED, LONGEST_LEFT = 0.02, 3, 360_000
+# Rows; columns of a bar, and what it is made of; columns that a name gets before its address.
+MOST_ROWS, BAR, FULL_BLOCK, SHORT_NAME = 8, 25, "\u2588", 8
+COLOURS = {"delivered.": "\x1b[1;32m", "req terminated.": "\x1b[33m"}
 
 
 def escape(text: str) -> str:
@@ -1390,316 +1838,437 @@ def encodable(text: str, stream: TextIO | None) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def column_widths(text: str) -> list[int]:
+def widths(text: str) -> list[int]:
     """Return how many columns each character of *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
 
-    return [0 if category(c) in ("Mn", "Me", "Cf") else 2 if east_asian_width(c) in "WF" else 1 for c in text]
-
-
-def width(text: str) -> int:
-    """Return how many columns *text* takes on a terminal."""
-    return sum(column_widths(text))
+    return [
+        (category(c) not in ("Mn", "Me", "Cf")) * (1 + (east_asian_width(c) in "WF")) for c in text
+    ]
 
 
 def fit(text: str, columns: int) -> str:
     """Cut *text* to at most *columns*, with two dots where something is missing."""
-    ends = list(accumulate(column_widths(text)))
+    ends = [*accumulate(widths(text))]
     if not ends or ends[-1] <= columns:
         return text
     return text[: bisect_right(ends, columns - 2)] + ".."[: max(columns, 0)]
 
 
-def status_line(rows: Sequence[tuple[str, str, int, int, float]], columns: int) -> str:
-    """Return one line, at most *columns* wide, on what is under way: as many of *rows* as find room.
-
-    A row: name, peer, acknowledged bytes, all bytes, bytes a second.
-    """
+def format_rows(rows: Sequence[Row], more: int, columns: int, block: str) -> list[str]:
+    """Return a line for each of *rows*, at most *columns* wide, and one that counts *more*.  What
+    finds no room goes: the bar of *block*, then the end of names, then the addresses."""
     figures = []
-    for _, peer, acknowledged, length, rate in rows[:8]:
-        left = int((length - acknowledged) / rate) if rate >= 1 else -1
-        hours = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
-        clock = f" {hours}:{left % 60:02d} left" if 0 <= left < 360000 else ""
-        figures.append(f" to {peer} {percentage(acknowledged, length)} {format_size(rate)}/s{clock}")
-    while True:
-        more = f" | {len(rows) - len(figures)} more" if len(rows) > len(figures) else ""
-        room = (columns - len(more) - len("".join(figures)) - 3 * (len(figures) - 1)) // len(figures)
-        if room >= 8 or len(figures) == 1:
-            break
-        figures.pop()
-    return fit(" | ".join(fit(row[0], max(room, 8)) + figure for row, figure in zip(rows, figures)) + more, columns)
+    for row in rows:
+        left = int((row.size - row.arrived) / row.rate) if row.rate >= 1 else LONGEST_LEFT
+        minutes = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
+        figure = f"{format_size(row.rate)}/s"
+        figure += f"  {minutes}:{left % 60:02d} left" if left < LONGEST_LEFT else ""
+        figure = f"stalled {int(row.idle)} s" if row.idle >= STALLED else figure
+        figures.append(f"{percentage(row.arrived, row.size):>4}  {figure}")
+    names = max((sum(widths(row.name)) for row in rows), default=0)
+    addresses = max((len(row.address) + 2 for row in rows), default=0)
+    room = columns - len(" ") - addresses - max(map(len, figures), default=0)
+    bar = BAR if names + BAR <= room else 0
+    if room < min(names, SHORT_NAME):
+        room, addresses = room + addresses, 0
+    lines = []
+    for row, figure in zip(rows, figures):
+        name = fit(row.name, room)
+        name += " " * (min(names, room) - sum(widths(name)) + 1)
+        blocks = block * (row.arrived * bar // row.size if row.size else 0)
+        address = row.address.ljust(addresses)[:addresses]
+        lines.append(fit(f"{name}{address}{blocks:{bar}}{figure}", columns))
+    return lines + [fit(f"and {more} more", columns)] * (more > 0)
 
 
 class Terminal:
-    """The one place that writes: links to *out*, the log and, on a terminal, a status line to *err*."""
+    """The one place that writes: links to *out*, the log and the rows to *err*."""
 
-    def __init__(self, out: TextIO | None, err: TextIO | None, columns: Callable[[], int] | None = None) -> None:
-        self._out = out
-        self._err = err
-        self._columns = columns or self._ask_columns
-        self._live = err is not None and err.isatty() and os.environ.get("TERM") != "dumb"
-        self._status = ""
-        self._closed = False
-        self._lock = threading.Lock()
-        if self._live and hasattr(sys, "getwindowsversion"):
-            os.system("")  # switches a Windows console to understanding escape sequences
+    def __init__(
+        self,
+        out: TextIO | None,
+        err: TextIO | None,
+        size: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        """*size*: returns columns and lines.  Raise RuntimeError where there is no thread left."""
+        self._out, self._err, self._size = out, err, size or self._ask_size
+        self._is_live = err is not None and err.isatty() and os.environ.get("TERM") != "dumb"
+        self._colours = COLOURS if self._is_live and not os.environ.get("NO_COLOR") else {}
+        # Lines that wait, each with its stream, and how many were lost.
+        self._waiting: deque[tuple[TextIO | None, str]] = deque()
+        self._lost = 0
+        # What is to be shown below them, and what is.
+        self._note, self._more = "", 0
+        self._rows: Sequence[Row] = ()
+        self._shown: list[str] = []
+        self._wake, self._closed = threading.Event(), threading.Event()
+        if self._is_live and hasattr(sys, "getwindowsversion"):
+            # Switches a Windows console to understanding escape sequences.
+            os.system("")
+        self._writer = threading.Thread(target=self._write_on, daemon=True)
+        self._writer.start()
 
     def say(self, line: str) -> None:
         """Print a line of ours, in which names are escaped already, on stdout."""
-        self._write(self._out, line + "\n")
+        self._waiting.append((self._out, f"{line}\n"))
+        self._wake.set()
 
-    def log(self, peer: str, events: Sequence[Event]) -> None:
-        """Print *events* of *peer*, a line each, in the format of http.server's log."""
+    def log(self, address: str, events: Sequence[tuple[str, str]]) -> None:
+        """Print *events* of *address*, a line each, in the format of http.server's log."""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        lines = []
         for subject, event in events:
-            if len(subject) > LONGEST:
-                subject = subject[:LONGEST] + ".."
-            quoted = escape(subject).replace('"', '\\"')
-            lines.append(f'{escape(peer)} - - [{date}] "{quoted}" {escape(event)}\n')
-        self._print("".join(lines))
+            if len(self._waiting) >= MOST_WAITING:
+                self._lost += 1
+                continue
+            cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
+            told, quoted = escape(event), escape(cut).replace('"', '\\"')
+            for start, colour in self._colours.items():
+                told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
+            bell = "\a" if self._is_live and event.startswith("delivered.") else ""
+            line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
+            self._waiting.append((self._err, line))
+        if not self._wake.is_set():
+            self._wake.set()
 
-    def status(self, under_way: Sequence[tuple[Transfer, int]]) -> None:
-        """Show what is under way on the last line of a terminal."""
-        if self._live and (under_way or self._status):
-            rows = [(encodable(escape(t.name), self._err), t.peer, done, t.length, t.rate) for t, done in under_way]
-            self._print("", status_line(rows, self._columns() - 1) if rows else "")
+    def note_progress(self, folder: str, entries: int) -> None:
+        """Show in the last row of a terminal how much of *folder* has been read."""
+        self._note = escape(f"reading {folder}: {entries:,} entries")
+        self._wake.set()
 
-    def close(self, line: str) -> None:
-        """Print the last *line*, and nothing from then on."""
-        self._print(escape(line) + "\n", "", last=True)
+    def show(self, rows: Sequence[Row], more: int) -> None:
+        """Show what is under way in the last rows of a terminal: *rows*, and how many *more*."""
+        self._note, self._rows, self._more = "", rows, more
+        if rows or self._shown:
+            self._wake.set()
 
-    def _print(self, text: str, status: str | None = None, last: bool = False) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = last
-            if self._live:
-                # A narrower window has folded the status line into several.
-                above = (width(self._status) - 1) // max(self._columns(), 1) if self._status else 0
-                erase = f"\x1b[{above}A\r\x1b[J" if above else "\r\x1b[J" if self._status or last else ""
-                self._status = self._status if status is None else status
-                text = erase + text + self._status
-            self._write(self._err, text)
+    def close(self, lines: Sequence[str]) -> None:
+        """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
+        self._waiting.extend((self._err, f"{escape(line)}\n") for line in lines)
+        self._closed.set()
+        self.show([], 0)
+        self._wake.set()
+        self._writer.join()
 
-    def _write(self, stream: TextIO | None, text: str) -> None:
-        if stream is None:
-            return
+    def _write_on(self) -> None:
+        """Write what waits, a few times a second, until the terminal is closed."""
+        is_last = False
+        while not is_last:
+            self._wake.wait()
+            self._wake.clear()
+            # Asked before the lines are taken: what is last has been left by then.
+            is_last = self._closed.is_set()
+            texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            lost, self._lost = self._lost, 0
+            if lost:
+                texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
+            if self._is_live:
+                texts = self._with_rows(texts)
+            for stream, several in groupby(texts, key=lambda item: item[0]):
+                if stream:
+                    write_all(stream, "".join(text for _, text in several))
+            self._closed.wait(PAUSE)
+
+    def _with_rows(self, texts: list[tuple[TextIO | None, str]]) -> list[tuple[TextIO | None, str]]:
+        """Return *texts* with what erases the rows before them, and shows them again behind."""
+        columns, height = self._size()
+        most = max(1, min(MOST_ROWS, height // 3))
+        rows = [row._replace(name=encodable(escape(row.name), self._err)) for row in self._rows]
+        block = FULL_BLOCK if encodable(FULL_BLOCK, self._err) == FULL_BLOCK else "#"
+        # The last column is left free: some terminals begin a new line once it is written to.
+        lines = [fit(self._note, columns - 1)] * bool(self._note)
+        more = self._more + max(0, len(rows) - most)
+        lines += format_rows(rows[:most], more, columns - 1, block)
+        if not texts and lines == self._shown:
+            return []
+        # A window that became narrower has folded rows.
+        folded = sum((max(sum(widths(row)), 1) - 1) // columns + 1 for row in self._shown)
+        up = f"\x1b[{folded - 1}A" if folded > 1 else ""
+        # At the end what the terminal has echoed of a Ctrl-C goes too.
+        erase = f"{up}\r\x1b[J" if self._shown or self._closed.is_set() else ""
+        self._shown = lines
+        return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
+
+    def _ask_size(self) -> tuple[int, int]:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            columns, lines = os.get_terminal_size(self._err.fileno())  # type: ignore[union-attr]
+            return columns or 80, lines or 24
+        return 80, 24
+
+
+def write_all(stream: TextIO, text: str) -> None:
+    """Write *text* at once, as far as *stream* takes it."""
+    with contextlib.suppress(OSError, ValueError):
         try:
             stream.write(encodable(text, stream))
             stream.flush()
-        except BrokenPipeError:  # | head -1: from here on to nowhere, or Python complains when it ends
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
-        except (OSError, ValueError):
-            pass
-
-    def _ask_columns(self) -> int:
-        try:
-            return os.get_terminal_size(self._err.fileno()).columns or 80  # type: ignore[union-attr]
-        except (OSError, ValueError):
-            return 80
+        except BrokenPipeError:
+            # | head -1: from here on to nowhere, or Python complains when it ends.
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
-# --- The command line ----------------------------------------------------------------
+# --- The command line ---------------------------------------------------------------------
+#
+# From the arguments to a server that runs, and to its end.  The main thread starts everything and
+# waits, so that a signal finds nothing half done.
 
 PORTS = range(20000, 50001)
-OWN_DESCRIPTORS = 24  # standard streams, listening socket, modules being loaded, and some to spare
+# Descriptors: for streams, the listening socket, modules being loaded and some to spare; and for a
+# connection, which has a socket, a file with its folder, and the last one that it sent by sendfile.
+OWN_DESCRIPTORS, DESCRIPTORS_EACH = 24, 4
+# Seconds after which it leaves even if nobody takes the last lines.
+PARTING = 1.5
+HELP = """\
+usage: {prog} [options] [FILE or FOLDER ...]
+
+Hand files to someone over HTTP: print a link for each, let broken downloads
+resume, say when one has arrived.  A folder goes as a tar.  Ctrl-C ends it.
+
+  -p, --port PORT        listen on PORT (default: a random free one from 20000 up)
+  -b, --bind ADDRESS     listen on this address only, and print it
+  -d, --directory DIR    offer the files of DIR, not of the current folder
+  -r, --recursive        offer the files in sub-folders too
+  -c, --count N          leave after N deliveries, of each that is named
+      --host NAME        print NAME in the links, not this machine's address
+      --secret           put an unguessable component before every name
+      --resume-only      honour no range but 'bytes=N-': nobody fetches segments
+      --timeout SECONDS  cut whoever makes no progress for so long (default: 60)
+      --tls-cert FILE    serve https with this certificate chain
+      --tls-key FILE     its private key, where that is in a file of its own
+  -h, --help             show this;  --version: say which version it is
+
+examples:
+  {prog}                        all files here
+  {prog} -c 1 big.iso results/  these, then leave
+  {prog} -p 8080 -d /data       on this port
+"""
+# What values must be, and how that is said.
+VALUES = {
+    "port": (r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port"),
+    "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
+    "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
+    "host": (r"\[?[0-9A-Fa-f:.]+(%\w+)?\]?|[^\s\x00-\x20/:?#@\\\[\]]+", "a host without a port"),
+}
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints fit on one line."""
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help fits on a screen, and whose complaints fit on a line."""
+
+    def format_help(self) -> str:
+        return HELP.format(prog=self.prog)
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {escape(message)} (see {self.prog} -h)\n")
+        self.exit(2, f"httpd_download: {escape(message)} (see {self.prog} -h)\n")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; leave with status 2 and one line where they are wrong."""
-    parser = OneLineParser(
-        prog="httpd_download",
-        allow_abbrev=False,
-        description="Hand files to someone over HTTP: prints a link for each, resumes broken downloads, "
-        "and says when a file has arrived.",
-    )
+    typed = sys.argv[0] if sys.argv[0] not in ("", "-", "-c") else "httpd_download"
+    prog = f"python3 {typed}" if typed.endswith(".py") else os.path.basename(typed)
+    if getattr(sys.modules.get("__main__"), "__spec__", None):
+        prog = "python3 -m httpd_download"
+    parser = Parser(prog=prog, allow_abbrev=False)
     add = parser.add_argument
-    add("files", nargs="*", metavar="FILE", help="offer these files and nothing else (default: the current folder)")
-    add("-p", "--port", type=_port, default=0, help="port to listen on (default: a random free one, 20000 to 50000)")
-    add("-b", "--bind", type=_address, metavar="ADDRESS", help="listen on this address only, and print it")
-    add("-d", "--directory", metavar="DIR", help="offer this folder instead of the current one")
-    add("-r", "--recursive", action="store_true", help="print the links of sub-folders too")
-    add(
-        "-c",
-        "--count",
-        type=_positive_int,
-        default=0,
-        metavar="N",
-        help="leave after N deliveries, when what is under way has ended",
-    )
-    add("--host", type=_host, metavar="NAME", help="print NAME in the links instead of this machine's address")
-    add("--resume-only", action="store_true", help="honour only 'bytes=N-', so that nobody fetches in segments")
-    add("--secret", action="store_true", help="put an unguessable component before every name")
-    add("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="cut what makes no progress (default: 60)")
-    add("--tls-cert", metavar="FILE", help="serve https with this certificate chain")
-    add("--tls-key", metavar="FILE", help="private key of the certificate, where it is in a file of its own")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
+    add("names", nargs="*")
+    add("-p", "--port", default="0")
+    add("-b", "--bind", type=numeric_address)
+    add("-d", "--directory")
+    add("-r", "--recursive", action="store_true")
+    add("-c", "--count")
+    add("--host")
+    add("--secret", action="store_true")
+    add("--resume-only", action="store_true")
+    add("--timeout", default="60")
+    add("--tls-cert")
+    add("--tls-key")
+    add("--version", action="version", version=f"httpd_download {__version__}")
     options = parser.parse_args(arguments)
-    if options.files and (options.directory is not None or options.recursive):
-        parser.error("files are offered by name: -d and -r go without FILE")
-    if options.directory == "" or "" in options.files:
-        parser.error("a name is empty: a folder or file was expected")
+    for name, (pattern, wanted) in VALUES.items():
+        value = getattr(options, name)
+        if value is not None and not re.fullmatch(pattern, value):
+            parser.error(f"--{name} {value}: {wanted} was expected")
+    if options.names and (options.directory is not None or options.recursive):
+        parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
+    if options.directory == "" or "" in options.names:
+        parser.error("a name is empty: a file or folder was expected")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key goes with --tls-cert")
     return options
 
 
-def _port(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
-    return int(text)
+def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
+    """Return what *options* name.  Raise OSError for what cannot be had, and ValueError."""
+    logs = set()
+    # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
+    script = "" if options.names else globals().get("__file__", "")
+    for stream in (sys.stdout, sys.stderr, script):
+        # There may be no stream, or one that is no file.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            status = os.stat(stream if isinstance(stream, str) else stream.fileno())
+            logs.add((status.st_dev, status.st_ino))
+    named: dict[str, str | Archive] = {}
+    for name, path in link_names(options.names).items():
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            named[name] = Archive(path, name[: -len(".tar")], logs, terminal.note_progress)
+        elif (status.st_dev, status.st_ino) not in logs:
+            named[name] = path
+    secret = os.urandom(16).hex() if options.secret else ""
+    # What is named is all, also where nothing of it is left.
+    folder = "" if options.names else options.directory or os.curdir
+    if folder:
+        # So that what cannot be offered is said before anything else.
+        os.listdir(folder)
+    return Share(folder, named, secret, options.recursive, logs)
 
 
-def _positive_int(text: str) -> int:
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]+)?", text) or not float(text):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return float(text)
-
-
-def _address(text: str) -> tuple[Any, ...]:
-    try:
-        return numeric_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _host(text: str) -> str:
-    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    try:
-        numeric_address(host)
-    except ValueError:
-        if not re.fullmatch(r"[^\s\x00-\x20/:?#@\\\[\]]+", host):
-            raise argparse.ArgumentTypeError(f"{text} is not a host name or address (without port)") from None
-    return host
-
-
-def make_server(options: argparse.Namespace, share: Share, deliveries: Deliveries, log: Log) -> QuietServer:
-    """Bind where *options* say.  Raise OSError, with the place as its file name, where that cannot be."""
+def make_server(options: argparse.Namespace, share: Share, downloads: Downloads) -> QuietServer:
+    """Bind where *options* say.  Raise OSError where that cannot be, with the place as its file."""
+    most = 1000
+    if resource:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # macOS: the hard limit is infinite, and cannot be had.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
+        most = max(1, (limit - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
     addresses = [options.bind] if options.bind else [("::",), ("0.0.0.0",)]
     if not options.bind and not socket.has_dualstack_ipv6():
         del addresses[0]
-    drawn = struct.unpack("64H", os.urandom(128))
-    ports = [options.port] if options.port else [PORTS[number % len(PORTS)] for number in drawn]
+    ports = [int(options.port)] if int(options.port) else random.sample(PORTS, 64)
     tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
-    most = _most_connections()
-    for address in addresses:
-        for port in ports:
-            try:
-                where = (address[0], port, *address[2:])
-                return QuietServer(where, share, deliveries, log, options.resume_only, tls, most)
-            except OSError as caught:
-                error = caught
-                if error.errno != errno.EADDRINUSE:
-                    break  # no other port would help; but IPv4 does where IPv6 is switched off
+    for address, port in product(addresses, ports):
+        try:
+            server = QuietServer((address[0], port, *address[2:]), share, downloads, most)
+            server.resume_only, server.tls = options.resume_only, tls
+            return server
+        except OSError as caught:
+            error = caught
     advice = {
         errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
         errno.EADDRNOTAVAIL: "not an address of this machine",
         errno.EACCES: "the port needs more rights: name one from 1024 up",
     }.get(error.errno or 0, error.strerror)
-    raise OSError(error.errno, advice, f"{where[0]} port {where[1]}")
-
-
-def _most_connections() -> int:
-    """Raise the limit on descriptors, and return how many connections it is good for: two each, the rest ours."""
-    if resource is None:
-        return 1000
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    except (OSError, ValueError):  # macOS, where the hard limit is infinite and cannot be had
-        pass
-    return 10_000 if soft == resource.RLIM_INFINITY else max(1, (soft - OWN_DESCRIPTORS) // 2)
+    raise OSError(error.errno, advice, f"{address[0]} port {port}")
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
-    """Print where the server can be reached, and a link for each file."""
+    """Print where the server can be reached, and a link for each offer."""
     # With the zone of a link-local address, which server_address[0] leaves out.
-    bound = socket.getnameinfo(server.server_address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]  # type: ignore[arg-type]
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    bound = socket.getnameinfo(server.server_address, numeric)[0]  # type: ignore[arg-type]
     hosts = [options.host or bound]
     if not options.host and bound in ("::", "0.0.0.0"):
         hosts = local_addresses(ipv6=bound == "::")
-    urls = [base_url(host, server.server_port, "https" if options.tls_cert else "http") for host in hosts]
+    scheme = "https" if options.tls_cert else "http"
+    urls = [base_url(host, server.server_port, scheme) for host in hosts]
     for label, url in zip(["serving on", *["also on"] * len(urls)], urls):
         terminal.say(f"{label}: {url}/")
     terminal.say("===== local files =====")
-    for components in server.share.names(options.recursive):
-        link, name = server.share.link(components), "/".join(components)
-        plain = link.endswith("/" + name)
-        terminal.say(f"link: {urls[0]}{link}" + ("" if plain else f"  ({escape(name)})"))
+    share, remarks, is_empty = server.share, [], True
+    for offer in share.offers():
+        link, told, is_empty = share.link(offer.name), [format_size(offer.version.size)], False
+        if isinstance(offer, Archive):
+            told = [escape(offer.folder), plural(offer.files, "file"), format_size(offer.content)]
+            remarks += [f"left out of {offer.name}: {offer.left_out}"] * bool(offer.left_out)
+        elif not link.endswith("/" + offer.name):
+            told.insert(0, escape(offer.name))
+        terminal.say(f"link: {urls[0]}{link}  ({', '.join(told)})")
+    if is_empty:
+        entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
+        kinds = Counter[str](entry.kind for entry in entries)
+        # Without the folder itself.
+        kinds["folder"] = 0 if share.is_deep else kinds["folder"] - 1
+        nouns = {"folder": "folder", "hidden": "hidden file", "unreadable": "unreadable file"}
+        nouns.update({"symlink": "symlink", "special": "special file"})
+        there = ", ".join(plural(kinds[kind], noun) for kind, noun in nouns.items() if kinds[kind])
+        there += f": {'-r, or ' * bool(kinds['folder'])}name them" if there else ""
+        terminal.say("nothing to offer here" + (f" ({there})" if there else ""))
+    for remark in remarks:
+        terminal.say(escape(remark))
     terminal.say("===== start logging =====")
 
 
-def serve(server: QuietServer, deliveries: Deliveries, terminal: Terminal) -> None:
-    """Serve until there are enough deliveries, or a signal raises KeyboardInterrupt."""
-    threading.stack_size(1 << 18)  # bytes for each connection; 12 KiB of them are ever touched
-    threading.Thread(target=server.serve_forever, args=(TICK,), daemon=True).start()
-    while not deliveries.enough.wait(TICK):
-        deliveries.watch()
-        terminal.status(deliveries.under_way())
-    server.shutdown()
-    server.server_close()
-    while deliveries.under_way():
-        time.sleep(TICK)
-        deliveries.watch()
-        terminal.status(deliveries.under_way())
+def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None:
+    """Serve until there are enough deliveries.  Raise RuntimeError where a thread cannot start, or
+    dies."""
+    ended = threading.Event()
 
+    def accept() -> None:
+        server.serve_forever(TICK)
 
-def _interrupt(number: int, frame: object) -> None:
-    for known in (signal.SIGINT, signal.SIGTERM):  # the second Ctrl-C of an impatient hand changes nothing
-        signal.signal(known, signal.SIG_IGN)
-    # A terminal that does not scroll, or a full pipe, would hold this thread up too: then leave without a word.
-    deadline = threading.Timer(2.0, os._exit, (0,))
-    deadline.daemon = True
-    try:
-        deadline.start()
-    except RuntimeError:  # can't start new thread
+    def watch() -> None:
+        while not downloads.is_over():
+            began = time.monotonic()
+            downloads.watch()
+            terminal.show(*downloads.rows(MOST_ROWS))
+            # However many there are, looking at them takes little of the time.
+            time.sleep(max(TICK, 100 * (time.monotonic() - began)))
+
+    def run(work: Callable[[], None]) -> None:
+        with contextlib.suppress(BaseException):
+            work()
+        ended.set()
+
+    for work in (accept, watch):
+        threading.Thread(target=run, args=(work,), daemon=True).start()
+    # With a limit, since on Windows no signal ends a wait without one.
+    while not ended.wait(TICK):
         pass
+    if not downloads.is_over():
+        raise RuntimeError("the thread that accepts connections has died")
+
+
+def interrupt(number: int, frame: object) -> None:
+    # The second Ctrl-C of an impatient hand changes nothing.
+    for known in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(known, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status: 0, or 1 for what could not be done."""
+    """Run the program; return its exit status: 0, 1 for what could not be done, 2 for a command
+    line that is wrong."""
+    options = parse_arguments(arguments)
+    # For each thread, which ever touches 12 KiB of it.
+    threading.stack_size(1 << 18)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    terminal = Terminal(sys.stdout, sys.stderr)
-    deliveries = None
+        # What nohup, or a script's &, has made deaf stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    status, lines, server, terminal = 0, [], None, None
     try:
-        options = parse_arguments(arguments)
-        deliveries = Deliveries(terminal.log, options.timeout, options.count)
-        try:
-            secret = os.urandom(16).hex() if options.secret else ""
-            share = Share(options.directory or os.curdir, options.files, secret)
-            server = make_server(options, share, deliveries, terminal.log)
-        except ValueError as error:
-            terminal.close(f"httpd_download: {error}")
-            return 2
-        except OSError as error:
-            advice = f" (a port is given as -p {error.filename})" if str(error.filename).isdigit() else ""
-            terminal.close(f"httpd_download: {error.filename}: {error.strerror}{advice}")
-            return 1
+        terminal = Terminal(sys.stdout, sys.stderr)
+        share = make_share(options, terminal)
+        count = int(options.count or 0)
+        downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
+        server = make_server(options, share, downloads)
         announce(server, options, terminal)
-        serve(server, deliveries, terminal)
+        serve(server, downloads, terminal)
     except KeyboardInterrupt:
         pass
-    terminal.close(deliveries.summary() if deliveries else "stopped.")
-    return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        status, lines = 1, [f"httpd_download: {place}{error.strerror}"]
+    except (ValueError, MemoryError, RuntimeError) as error:
+        told = str(error) or type(error).__name__
+        status, lines = 2 if isinstance(error, ValueError) else 1, [f"httpd_download: {told}"]
+    deadline = threading.Timer(PARTING, os._exit, (status,))
+    deadline.daemon = True
+    with contextlib.suppress(RuntimeError):
+        deadline.start()
+    if server:
+        lines += downloads.stop()
+        if len(lines) > 1 and not options.secret:
+            lines.append(f"to let them resume: the same command with -p {server.server_port}")
+    if terminal:
+        terminal.close(lines or ["stopped."])
+    else:
+        print(*lines, sep="\n", file=sys.stderr)
+    deadline.cancel()
+    return status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests share: a folder to offer, a server in this process or as a program, and raw HTTP."""
+"""What the tests share: a folder, a server in this process or as a program, and raw HTTP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from httpd_download import Deliveries, QuietServer, Share
+from httpd_download import Archive, Downloads, QuietServer, Share, link_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "httpd_download.py"
@@ -70,9 +71,9 @@ class Reply:
 class Served:
     """A server in this process on a port of loopback, with its log."""
 
-    def __init__(self, server: QuietServer, deliveries: Deliveries, log: Lines) -> None:
+    def __init__(self, server: QuietServer, downloads: Downloads, log: Lines) -> None:
         self.server = server
-        self.deliveries = deliveries
+        self.downloads = downloads
         self.log = log
         self.address: tuple[str, int] = ("127.0.0.1", server.server_port)
 
@@ -85,7 +86,9 @@ class Served:
         client.connect(self.address)
         return client
 
-    def fetch(self, target: str, headers: dict[str, str] | None = None, method: str = "GET") -> Reply:
+    def fetch(
+        self, target: str, headers: dict[str, str] | None = None, method: str = "GET"
+    ) -> Reply:
         """Make one request on a connection of its own."""
         connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
         with contextlib.closing(connection):
@@ -93,7 +96,7 @@ class Served:
             return Reply(connection.getresponse())
 
     def raw(self, request: bytes) -> bytes:
-        """Send *request* as it is, half-close, and return all that comes until the server closes."""
+        """Send *request* as it is, half-close, and return all that comes until the end."""
         with self.connect() as client:
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
@@ -158,23 +161,32 @@ class FolderCase(unittest.TestCase):
 
     def serve(
         self,
-        files: Sequence[str] = (),
+        paths: Sequence[str] = (),
         secret: str = "",
         timeout: float = 60.0,
         wanted: int = 0,
         watched: bool = True,
-        **options: Any,
+        is_deep: bool = False,
+        most: int = 1000,
+        resume_only: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> Served:
-        """Serve ``self.folder``, or *files*, until the test ends."""
+        """Serve ``self.folder``, or the files and folders *paths*, until the test ends."""
         log = Lines()
-        deliveries = Deliveries(log.log, timeout, wanted)
-        share = Share(str(self.folder), files, secret)
-        server = QuietServer(("127.0.0.1", 0), share, deliveries, log.log, **options)
+        named: dict[str, str | Archive] = {}
+        for name, path in link_names(paths).items():
+            is_folder = os.path.isdir(path)
+            named[name] = Archive(path, name[:-4], (), lambda *_: None) if is_folder else path
+        downloads = Downloads(log.log, timeout, wanted, named)
+        folder = "" if named else str(self.folder)
+        share = Share(folder, named, secret, is_deep)
+        server = QuietServer(("127.0.0.1", 0), share, downloads, most)
+        server.resume_only, server.tls = resume_only, tls
         stopped = threading.Event()
 
         def watch() -> None:
             while not stopped.wait(0.02):
-                deliveries.watch()
+                downloads.watch()
 
         threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)]
         threads += [threading.Thread(target=watch, daemon=True)] if watched else []
@@ -182,10 +194,10 @@ class FolderCase(unittest.TestCase):
             thread.start()
 
         def stop() -> None:
-            while deliveries._connections:  # so that no thread outlives its test
-                with deliveries._changed:
-                    for connection in list(deliveries._connections):
-                        deliveries.terminate(connection, ConnectionAbortedError())
+            while downloads._transfers:  # so that no thread outlives its test
+                with downloads._changed:
+                    for connection in list(downloads._transfers):
+                        downloads.broken(connection, ConnectionAbortedError())
                         connection.cut()
                 stopped.wait(0.01)
             stopped.set()
@@ -195,7 +207,7 @@ class FolderCase(unittest.TestCase):
                 thread.join()
 
         self.addCleanup(stop)
-        return Served(server, deliveries, log)
+        return Served(server, downloads, log)
 
 
 class Program:
@@ -281,7 +293,8 @@ def reset(client: socket.socket) -> None:
 
 
 class Screen:
-    """What a terminal shows of what was written to it: lines that fold at its width, and fold anew with it."""
+    """What a terminal shows of what was written to it: lines that fold at its width, and fold anew
+    with it."""
 
     def __init__(self, columns: int = 80) -> None:
         self.columns = columns
@@ -306,6 +319,8 @@ class Screen:
         return rows
 
     def feed(self, text: str) -> None:
+        # Colours and the bell change nothing of what stands where.
+        text = re.sub(r"\x1b\[[\d;]*m|\a", "", text)
         for sequence, lines, character in re.findall(r"(\x1b\[(?:(\d+)A|J))|([^\x1b]|\x1b)", text):
             if character == "\n":
                 self._line += 1
