@@ -54,17 +54,8 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     import ssl
-    from typing import (
-        Any,
-        Callable,
-        Collection,
-        Iterable,
-        Iterator,
-        Literal,
-        Mapping,
-        Sequence,
-        TextIO,
-    )
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Literal, TextIO
 
     # Takes an address, and its events: a subject, such as a request, and what became of it.
     Log = Callable[[str, Sequence[Tuple[str, str]]], None]
@@ -728,6 +719,8 @@ class Connection:
     ) -> None:
         self._socket, self._send_queue, self._clock = connected, send_queue, clock
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
+        # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
+        connected.settimeout(86400)
         self._is_shut = self.is_reset = False
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: OpenFile | None = None
@@ -743,8 +736,6 @@ class Connection:
         cork = getattr(socket, "TCP_CORK", None) if is_long else None
         if cork:
             self._socket.setsockopt(socket.IPPROTO_TCP, cork, 1)
-        # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
-        self._socket.settimeout(86400)
         waiting = bytearray()
         try:
             for part in parts:
@@ -1093,9 +1084,11 @@ class Downloads:
         of *named* if there are any, that are enough, or 0."""
         self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
         self._requests = count(1)
-        # Transfers that have not ended; downloads, that whose state changed last at the end.
+        # Transfers that have not ended; downloads under way, and at rest, that whose state changed
+        # last at the end.
         self._transfers: dict[Connection, list[Transfer]] = {}
-        self._downloads: dict[Download, None] = {}
+        self._under_way: dict[Download, None] = {}
+        self._at_rest: dict[Download, None] = {}
         # How often what was delivered, each that was named or "" for all; and what to whom.
         self._counts = dict.fromkeys(named or [""], 0)
         self._delivered: Counter[str] = Counter()
@@ -1116,8 +1109,7 @@ class Downloads:
                 if any(each.name == transfer.name for each in transfers):
                     other.look()
                     self._settle(other, GRACE)
-            known = (each for each in self._downloads if each.name == transfer.name)
-            download, predecessor = find_download(transfer, known)
+            download, predecessor = find_download(transfer, self._known(transfer.name))
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
                 (_, size, file_id), (_, old_size, old_id) = transfer.version, download.version
@@ -1199,7 +1191,7 @@ class Downloads:
                     self._settle(connection, 0)
                     connection.cut()
             now = self._clock()
-            for download in self._in(State.UNDER_WAY):
+            for download in list(self._under_way):
                 download.see(now)
                 if not download.is_under_way() and now - download.ended_at >= REST:
                     self._rest(download)
@@ -1210,14 +1202,16 @@ class Downloads:
             for connection in list(self._transfers):
                 connection.look()
                 self._settle(connection, 0)
-            for download in self._in(State.UNDER_WAY):
+            for download in list(self._under_way):
                 if not download.is_under_way():
                     self._rest(download)
-            have = {(d.name, d.receiver.address, d.version) for d in self._in(State.DELIVERED)}
+            known = [*self._at_rest, *self._under_way]
+            who = {d: (d.name, d.receiver.address, d.version) for d in known}
+            have = {who[d] for d in known if d.state is State.DELIVERED}
             lacking = [
                 f"{d.name} to {d.receiver.address} at {d.portion()}"
-                for d in self._in(State.UNDER_WAY, State.RESTING)
-                if (d.name, d.receiver.address, d.version) not in have and not d.is_given_up()
+                for d in known
+                if who[d] not in have and not d.is_given_up()
             ]
             told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
             lines = [
@@ -1233,23 +1227,22 @@ class Downloads:
         """Tell whether what was wanted is delivered, and nothing is under way any more."""
         with self._changed:
             left = [t for several in self._transfers.values() for t in several if not t.gone_on]
-            return self.is_enough() and not left and not self._in(State.UNDER_WAY)
+            return self.is_enough() and not left and not self._under_way
 
     def rows(self, most: int) -> tuple[list[Row], int]:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
         with self._changed:
-            under_way = [d for d in self._in(State.UNDER_WAY) if d.is_under_way()]
-            shown = [download for download in under_way if not download.is_given_up()]
+            shown = [d for d in self._under_way if d.is_under_way() and not d.is_given_up()]
             now = self._clock()
             return [download.row(now) for download in shown[:most]], max(0, len(shown) - most)
 
-    def _in(self, *states: State) -> list[Download]:
-        return [download for download in self._downloads if download.state in states]
+    def _known(self, name: str) -> list[Download]:
+        return [each for each in chain(self._at_rest, self._under_way) if each.name == name]
 
     def _own(self, download: Download) -> list[Download]:
         """Return the others of the same receiver and name."""
-        same = (download.receiver, download.name)
-        return [d for d in self._downloads if (d.receiver, d.name) == same and d is not download]
+        known = self._known(download.name)
+        return [d for d in known if d.receiver == download.receiver and d is not download]
 
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfers of *connection* that are over, as the first table says; *patience*:
@@ -1349,12 +1342,14 @@ class Downloads:
     def _move(self, download: Download, state: State) -> None:
         """Let *download* be in *state*, as the one that changed last; forget what rests longest."""
         download.state = state
-        self._downloads.pop(download, None)
-        if state is not State.FORGOTTEN:
-            self._downloads[download] = None
-        at_rest = self._in(State.RESTING, State.DELIVERED)
-        if len(at_rest) > MOST_RESTING:
-            self._move(at_rest[0], State.FORGOTTEN)
+        self._under_way.pop(download, None)
+        self._at_rest.pop(download, None)
+        if state is State.UNDER_WAY:
+            self._under_way[download] = None
+        elif state is not State.FORGOTTEN:
+            self._at_rest[download] = None
+        if len(self._at_rest) > MOST_RESTING:
+            self._move(next(iter(self._at_rest)), State.FORGOTTEN)
 
 
 def is_whole(downloads: Sequence[Download]) -> bool:

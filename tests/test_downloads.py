@@ -719,7 +719,7 @@ class DownloadTest(Case):
         self.finish(self.ask(99, 100))
         self.wait(REST)
         self.assertTrue(any("delivered" in line for line in self.log.all()[-1:]))
-        for download in self.downloads._downloads:
+        for download in self.downloads._at_rest:
             self.assertLess(len(download.ended), MOST_SPANS + 2)
             self.assertLessEqual(len(download.broken), MOST_BROKEN)
 
@@ -728,7 +728,7 @@ class DownloadTest(Case):
             receiver = Receiver(f"10.1.{index // 250}.{index % 250}", "curl")
             self.reset(self.ask(0, 100, receiver), 45 if index < 20 else 60)
             self.wait(REST)
-        self.assertEqual(len(self.downloads._downloads), MOST_RESTING)
+        self.assertEqual(len(self.downloads._at_rest), MOST_RESTING)
         for index in range(10, 20):
             self.finish(self.ask(45, 100, Receiver(f"10.1.0.{index}", "curl")))
         self.assertEqual(sum("delivered" in line for line in self.log.all()), 10)
