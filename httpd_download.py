@@ -180,12 +180,14 @@ class Entry(NamedTuple):
     target: str = ""
 
 
-def open_regular(path: str) -> int:
-    """Return a descriptor of the regular file *path*, also over symlinks.  Raise OSError."""
+def open_regular(path: str, folder: int | None = None) -> int:
+    """Return a descriptor of the regular file *path*: over symlinks, or, in an open *folder*, if it
+    is none.  Raise OSError."""
     # Looked at first, since to open some devices is to set them going.
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    status = os.stat(path, dir_fd=folder, follow_symlinks=folder is None)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
-    return os.open(path, FILE_FLAGS)
+    return os.open(path, FILE_FLAGS if folder is None else FILE_FLAGS | NO_FOLLOW, dir_fd=folder)
 
 
 class Folder:
@@ -210,11 +212,11 @@ class Folder:
     def open(self, name: str) -> int:
         """Return a descriptor of the file *name*, no symlink.  Raise OSError."""
         if self._descriptor >= 0:
-            return os.open(name, FILE_FLAGS | NO_FOLLOW, dir_fd=self._descriptor)
+            return open_regular(name, self._descriptor)
         path = os.path.join(self._root, self._path, name)
         if os.path.normcase(os.path.realpath(path)) != os.path.normcase(os.path.abspath(path)):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        return os.open(path, FILE_FLAGS)
+        return open_regular(path)
 
     def entries(self, logs: Collection[FileId]) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
@@ -344,8 +346,6 @@ class Archive:
                         raise
                     raise ContentChanged(f"{label}: {error.strerror}") from None
                 file = OpenFile(descriptor, label, entry.size, entry.mtime_ns)
-                # It may be a folder or a FIFO by now, which cannot be read.
-                file.check()
                 yield file, max(start - content, 0), min(stop, end) - content
                 del file
             if self._offsets[index + 1] > end:
@@ -433,7 +433,8 @@ class Share:
         try:
             file = File(self._open_below(path), path)
         except OSError as error:
-            if error.errno in LACKING:
+            # It may be a symlink.
+            if error.errno not in (errno.EINVAL, errno.ELOOP):
                 raise
             file = File(self._open_below(self._resolve(path)), path)
         if file.version.file_id in self.logs:
@@ -442,9 +443,6 @@ class Share:
 
     def _open_below(self, path: str) -> int:
         above, _, name = path.rpartition("/")
-        # Looked at first, as in open_regular.
-        if not stat.S_ISREG(os.lstat(os.path.join(self.folder, path)).st_mode):
-            raise FileNotFoundError(path)
         return Folder(self.folder, above).open(name)
 
     def _resolve(self, path: str) -> str:
@@ -697,7 +695,10 @@ def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
     machine; None where nobody can tell."""
 
     def ask(request: int) -> int:
-        return int.from_bytes(fcntl.ioctl(connected.fileno(), request, bytes(4)), sys.byteorder)
+        answer = fcntl.ioctl(connected.fileno(), request, bytes(4))
+        waiting = int.from_bytes(answer, sys.byteorder)
+        # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
+        return -(-waiting * 16384 // 16406) if hasattr(connected, "do_handshake") else waiting
 
     waiting = None
     with contextlib.suppress(AttributeError, OSError):
@@ -1172,6 +1173,8 @@ class Downloads:
             while self._transfers[connection]:
                 self._changed.wait()
             del self._transfers[connection]
+        # Its thread may have set it once more after the last transfer was ended.
+        connection.file = None
 
     def watch(self) -> None:
         """Settle what time settles, and cut what has not gone forward for too long."""
@@ -1663,18 +1666,20 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Leave the connection to a thread that is idle, or else to a new one."""
-        if not self._idle.acquire(blocking=False):
+        if self._idle.acquire(blocking=False):
+            self._accepted.put((request, client_address))
+        else:
             # Not by threading, which waits for ever for one that has no memory to begin with.
-            _thread.start_new_thread(self._serve_on, ())
-        self._accepted.put((request, client_address))
+            _thread.start_new_thread(self._serve_on, (request, client_address))
 
-    def _serve_on(self) -> None:
-        """Serve connections as long as not too many other threads are idle."""
-        # ValueError: so many are; or there is no memory for anything.
+    def _serve_on(self, *accepted: Any) -> None:
+        """Serve this connection and further ones, until enough other threads are idle."""
+        # ValueError: enough are; or there is no memory for anything.
         with contextlib.suppress(ValueError, MemoryError):
             while True:
-                self.process_request_thread(*self._accepted.get())
+                self.process_request_thread(*accepted)
                 self._idle.release()
+                accepted = self._accepted.get()
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection; PartialContentHandler.finish has shut it down."""
@@ -1684,9 +1689,11 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Be silent about networks; name a bug in one line."""
         error = sys.exc_info()[1]
-        if error and failure_reason(error):
-            told = f"internal error. {type(error).__name__}: {error}"
-            self.downloads.log(client_address[0], [("-", told)])
+        # There may be no memory for the line either.
+        with contextlib.suppress(MemoryError):
+            if error and failure_reason(error):
+                told = f"internal error. {type(error).__name__}: {error}"
+                self.downloads.log(client_address[0], [("-", told)])
 
 
 def tls_reason(error: OSError) -> str:
@@ -1873,7 +1880,7 @@ def format_rows(rows: Sequence[Row], more: int, columns: int, block: str) -> lis
         name += " " * (min(names, room) - sum(widths(name)) + 1)
         blocks = block * (row.arrived * bar // row.size if row.size else 0)
         address = row.address.ljust(addresses)[:addresses]
-        lines.append(fit(f"{name}{address}{blocks:{bar}}{figure}", columns))
+        lines.append(fit(f"{name}{address}{blocks.ljust(bar)}{figure}", columns))
     return lines + [fit(f"and {more} more", columns)] * (more > 0)
 
 
@@ -1949,20 +1956,22 @@ class Terminal:
         """Write what waits, a few times a second, until the terminal is closed."""
         is_last = False
         while not is_last:
-            self._wake.wait()
-            self._wake.clear()
-            # Asked before the lines are taken: what is last has been left by then.
-            is_last = self._closed.is_set()
-            texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            lost, self._lost = self._lost, 0
-            if lost:
-                texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
-            if self._is_live:
-                texts = self._with_rows(texts)
-            for stream, several in groupby(texts, key=lambda item: item[0]):
-                if stream:
-                    write_all(stream, "".join(text for _, text in several))
-            self._closed.wait(PAUSE)
+            # There may be no memory for a while, not even to wait.
+            with contextlib.suppress(MemoryError, RuntimeError):
+                self._wake.wait()
+                self._wake.clear()
+                # Asked before the lines are taken: what is last has been left by then.
+                is_last = self._closed.is_set()
+                texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                lost, self._lost = self._lost, 0
+                if lost:
+                    texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
+                if self._is_live:
+                    texts = self._with_rows(texts)
+                for stream, several in groupby(texts, key=lambda item: item[0]):
+                    if stream:
+                        write_all(stream, "".join(text for _, text in several))
+            time.sleep(PAUSE)
 
     def _with_rows(self, texts: list[tuple[TextIO | None, str]]) -> list[tuple[TextIO | None, str]]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
@@ -2020,7 +2029,7 @@ usage: {prog} [options] [FILE or FOLDER ...]
 Hand files to someone over HTTP: print a link for each, let broken downloads
 resume, say when one has arrived.  A folder goes as a tar.  Ctrl-C ends it.
 
-  -p, --port PORT        listen on PORT (default: a random free one from 20000 up)
+  -p, --port PORT        listen on PORT (default: a random one from 20000 up)
   -b, --bind ADDRESS     listen on this address only, and print it
   -d, --directory DIR    offer the files of DIR, not of the current folder
   -r, --recursive        offer the files in sub-folders too
@@ -2067,7 +2076,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("names", nargs="*")
     add("-p", "--port", default="0")
-    add("-b", "--bind", type=numeric_address)
+    add("-b", "--bind")
     add("-d", "--directory")
     add("-r", "--recursive", action="store_true")
     add("-c", "--count")
@@ -2083,6 +2092,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
+    try:
+        options.bind = options.bind and numeric_address(options.bind)
+    except ValueError as error:
+        parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
         parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
     if options.directory == "" or "" in options.names:
@@ -2173,7 +2186,7 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
         terminal.say(f"link: {urls[0]}{link}  ({', '.join(told)})")
     if is_empty:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
-        kinds = Counter[str](entry.kind for entry in entries)
+        kinds: Counter[str] = Counter(entry.kind for entry in entries)
         # Without the folder itself.
         kinds["folder"] = 0 if share.is_deep else kinds["folder"] - 1
         nouns = {"folder": "folder", "hidden": "hidden file", "unreadable": "unreadable file"}
@@ -2203,24 +2216,36 @@ def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None
             time.sleep(max(TICK, 100 * (time.monotonic() - began)))
 
     def run(work: Callable[[], None]) -> None:
-        with contextlib.suppress(BaseException):
-            work()
+        with contextlib.suppress(Exception):
+            while True:
+                # There may be no memory for a while.
+                with contextlib.suppress(MemoryError):
+                    work()
+                    break
+                time.sleep(TICK)
         ended.set()
 
+    # glibc loads what ends a thread when the first one ends: later there may be no memory for it.
+    threading.Thread(target=int).start()
     for work in (accept, watch):
         threading.Thread(target=run, args=(work,), daemon=True).start()
-    # With a limit, since on Windows no signal ends a wait without one.
-    while not ended.wait(TICK):
-        pass
+    # Not Event.wait, which needs memory, and which on Windows no signal ends.
+    while not ended.is_set():
+        time.sleep(TICK / 4)
     if not downloads.is_over():
-        raise RuntimeError("the thread that accepts connections has died")
+        raise RuntimeError("the thread that accepts connections, or the one that watches, has died")
 
 
 def interrupt(number: int, frame: object) -> None:
-    # The second Ctrl-C of an impatient hand changes nothing.
-    for known in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(known, signal.SIG_IGN)
+    """End the work of the main thread, once: the second Ctrl-C of an impatient hand changes
+    nothing."""
+    ignore_signals()
     raise KeyboardInterrupt
+
+
+def ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -2229,12 +2254,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     # For each thread, which ever touches 12 KiB of it.
     threading.stack_size(1 << 18)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # What nohup, or a script's &, has made deaf stays so.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
     status, lines, server, terminal = 0, [], None, None
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # What nohup, or a script's &, has made deaf stays so.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
         terminal = Terminal(sys.stdout, sys.stderr)
         share = make_share(options, terminal)
         count = int(options.count or 0)
@@ -2250,6 +2275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, MemoryError, RuntimeError) as error:
         told = str(error) or type(error).__name__
         status, lines = 2 if isinstance(error, ValueError) else 1, [f"httpd_download: {told}"]
+    finally:
+        ignore_signals()
     deadline = threading.Timer(PARTING, os._exit, (status,))
     deadline.daemon = True
     with contextlib.suppress(RuntimeError):

@@ -19,7 +19,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from httpd_download import Archive, Downloads, QuietServer, Share, link_names
+from httpd_download import REST, Archive, Downloads, QuietServer, Share, link_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "httpd_download.py"
@@ -68,13 +68,24 @@ class Reply:
         self.headers = response.headers
 
 
+class Clock:
+    """Tells the time, or one that is ahead of it by as much as a test has let pass."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 class Served:
     """A server in this process on a port of loopback, with its log."""
 
-    def __init__(self, server: QuietServer, downloads: Downloads, log: Lines) -> None:
+    def __init__(self, server: QuietServer, downloads: Downloads, log: Lines, clock: Clock) -> None:
         self.server = server
         self.downloads = downloads
         self.log = log
+        self.clock = clock
         self.address: tuple[str, int] = ("127.0.0.1", server.server_port)
 
     def connect(self, receive_buffer: int = 0) -> socket.socket:
@@ -94,6 +105,11 @@ class Served:
         with contextlib.closing(connection):
             connection.request(method, target, headers=headers or {})
             return Reply(connection.getresponse())
+
+    def rest(self) -> None:
+        """Wait until nothing is under way, and let the time pass after which downloads rest."""
+        until(lambda: not self.downloads.rows(1)[0], "nothing is under way")
+        self.clock.ahead += REST
 
     def raw(self, request: bytes) -> bytes:
         """Send *request* as it is, half-close, and return all that comes until the end."""
@@ -177,7 +193,8 @@ class FolderCase(unittest.TestCase):
         for name, path in link_names(paths).items():
             is_folder = os.path.isdir(path)
             named[name] = Archive(path, name[:-4], (), lambda *_: None) if is_folder else path
-        downloads = Downloads(log.log, timeout, wanted, named)
+        clock = Clock()
+        downloads = Downloads(log.log, timeout, wanted, named, clock)
         folder = "" if named else str(self.folder)
         share = Share(folder, named, secret, is_deep)
         server = QuietServer(("127.0.0.1", 0), share, downloads, most)
@@ -188,7 +205,7 @@ class FolderCase(unittest.TestCase):
             while not stopped.wait(0.02):
                 downloads.watch()
 
-        threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)]
+        threads = [threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True)]
         threads += [threading.Thread(target=watch, daemon=True)] if watched else []
         for thread in threads:
             thread.start()
@@ -199,7 +216,7 @@ class FolderCase(unittest.TestCase):
                     for connection in list(downloads._transfers):
                         downloads.broken(connection, ConnectionAbortedError())
                         connection.cut()
-                stopped.wait(0.01)
+                stopped.wait(0.002)
             stopped.set()
             server.shutdown()
             server.server_close()
@@ -207,7 +224,7 @@ class FolderCase(unittest.TestCase):
                 thread.join()
 
         self.addCleanup(stop)
-        return Served(server, downloads, log)
+        return Served(server, downloads, log, clock)
 
 
 class Program:
@@ -359,4 +376,4 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not so after {PATIENCE:g} s")
-        time.sleep(0.01)
+        time.sleep(0.002)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
+import threading
 import unittest
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Callable, TypeVar
+from typing import IO, Any, Callable, Iterator, TypeVar
+from unittest import mock
 
+from httpd_download import File, Part
 from tests.support import PATIENCE, ProgramCase, Served, until
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -48,13 +54,24 @@ def needs(program: str) -> Callable[[Test], Test]:
 
 
 class ClientCase(ProgramCase):
+    data = DATA
+    file: Path
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        temporary = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(temporary.cleanup)
+        cls.file = Path(temporary.name) / "file.bin"
+        cls.file.write_bytes(DATA)
+
     def setUp(self) -> None:
         super().setUp()
-        self.data = self.write("offered/file.bin", DATA)
+        (self.folder / "offered").mkdir()
+        os.link(self.file, self.folder / "offered" / "file.bin")
         self.folder, self.where = self.folder / "offered", self.folder
         self.got = self.where / "got"
 
-    def client(self, *command: str, **options: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    def client(self, *command: str, **options: IO[bytes] | int | str) -> subprocess.Popen[bytes]:
         """Start a client in the folder where its file is to be."""
         environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         environment["HOME"] = str(self.where)
@@ -102,6 +119,11 @@ class ClientCase(ProgramCase):
         client.kill()
         client.wait()
 
+    def rest(self, served: Served) -> None:
+        """Wait until what was broken off is at rest."""
+        served.rest()
+        served.log.wait_for("req terminated")
+
 
 class SequentialTest(ClientCase):
     """curl, wget and urllib: one connection at a time."""
@@ -128,7 +150,7 @@ class SequentialTest(ClientCase):
     def resumed(self, name: str, *to_stdout: str) -> None:
         served = self.serve()
         self.break_off(name, *to_stdout, self.url(served))
-        served.log.wait_for("req terminated")
+        self.rest(served)
         self.run_client(*RESUME[name], self.url(served))
         self.check_file()
         self.check_log(served, *self.RESUMED)
@@ -156,7 +178,7 @@ class SequentialTest(ClientCase):
             self.skipTest("wget is not installed")
         served = self.serve()
         self.break_off("wget", *WGET, "-O", "-", self.url(served))
-        served.log.wait_for("req terminated")
+        self.rest(served)
         self.run_client(*RESUME["curl"], self.url(served))
         self.check_log(served, *self.RESUMED)
 
@@ -165,6 +187,7 @@ class SequentialTest(ClientCase):
         served = self.serve()
         self.run_client(*WHOLE["curl"], "--range", "1000-1999", self.url(served))
         self.assertEqual(self.got.read_bytes(), self.data[1000:2000])
+        served.rest()
         self.check_log(served, " 206 -$", rf"req finished\. 1000 B of {MIB}\.0 MiB, ")
 
     def test_nothing_is_missing(self) -> None:
@@ -189,7 +212,7 @@ class SequentialTest(ClientCase):
                     continue
                 folder = self.where / f"{target}{index}"
                 folder.mkdir()
-                self.client(*client, self.url(served, target), cwd=str(folder)).wait(PATIENCE)  # type: ignore[arg-type]
+                self.client(*client, self.url(served, target), cwd=str(folder)).wait(PATIENCE)
                 saved = [path.name for path in folder.iterdir()]
                 # curl knows only the plain form, in which a quote has no place.
                 self.assertIn(saved, ([name], [name.replace('"', "_")]), client[0])
@@ -214,7 +237,7 @@ class SequentialTest(ClientCase):
             etag = reply.headers["ETag"]
             # Else the reset could overtake the acknowledgement of what has just been read.
             until(lambda: served.downloads.rows(1)[0][0].arrived >= FIRST, "it is acknowledged")
-        served.log.wait_for("req terminated")
+        self.rest(served)
         fields = {"Range": f"bytes={FIRST}-", "If-Range": etag}
         with self.open(served, fields) as reply, self.got.open("ab") as file:
             self.assertEqual(reply.status, 206)
@@ -239,31 +262,36 @@ class SegmentTest(ClientCase):
         self.assertEqual(stopped, "stopped. delivered: file.bin to 127.0.0.1")
 
     def test_killed_and_resumed(self) -> None:
-        for number in (signal.SIGKILL, signal.SIGINT):
-            with self.subTest(number):
-                for path in self.where.glob("got*"):
-                    path.unlink()
-                program = self.start("-c", "1")
-                client = self.client(*WHOLE["aria2c"], "--max-download-limit=3M", *program.links())
-                until(lambda: any(self.where.glob("*.aria2")), "it knows what it has")
-                client.send_signal(number)
-                self.assertNotEqual(client.wait(PATIENCE), 0)
-                program.err.wait_for("req terminated")
-                self.assertIsNone(program.process.poll())
-                self.run_client(*RESUME["aria2c"], *program.links())
-                self.check_file()
-                self.assertEqual(program.wait(), 0)
-                lines = program.err.all()
-                # At most: a download, its end, a probe, and what goes on with it.
-                self.assertLessEqual(len(lines), 7, lines)
-                self.assertRegex(lines[-2], r'"/file.bin" delivered\. ')
-                self.assertEqual(lines[-1], "stopped. delivered: file.bin to 127.0.0.1")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.kill_and_resume, (signal.SIGKILL, signal.SIGINT)))
+
+    def kill_and_resume(self, number: signal.Signals) -> None:
+        where = self.where / number.name
+        where.mkdir()
+        program = self.start("-c", "1")
+        limited = [*WHOLE["aria2c"], "--max-download-limit=3M"]
+        client = self.client(*limited, *program.links(), cwd=str(where))
+        until(lambda: any(where.glob("*.aria2")), "it knows what it has")
+        client.send_signal(number)
+        self.assertNotEqual(client.wait(PATIENCE), 0, number)
+        program.err.wait_for("req terminated")
+        self.assertIsNone(program.process.poll(), number)
+        client = self.client(*RESUME["aria2c"], *program.links(), cwd=str(where))
+        self.assertEqual(client.wait(PATIENCE), 0, number)
+        self.check_file(where / "got")
+        self.assertEqual(program.wait(), 0, number)
+        lines = program.err.all()
+        # At most: a download, its end, a probe, and what goes on with it.
+        self.assertLessEqual(len(lines), 7, lines)
+        self.assertRegex(lines[-2], r'"/file.bin" delivered\. ')
+        self.assertEqual(lines[-1], "stopped. delivered: file.bin to 127.0.0.1")
 
     def test_resumes_what_another_client_began(self) -> None:
         self.got.write_bytes(self.data[: 15 << 20])
         served = self.serve()
         self.run_client(*RESUME["aria2c"], self.url(served))
         self.check_file()
+        served.rest()
         served.log.wait_for("req (finished|terminated)")
         self.assertFalse(any("delivered" in line for line in served.log.all()), served.log.all())
 
@@ -280,6 +308,9 @@ class SpliceTest(ClientCase):
         super().setUp()
         self.old = self.data
         self.file = self.folder / "file.bin"
+        # Not the one of the other tests.
+        self.file.unlink()
+        self.file.write_bytes(self.old)
 
     def replace(self) -> None:
         new = self.folder / ".new"
@@ -304,7 +335,7 @@ class SpliceTest(ClientCase):
                 self.file.write_bytes(self.old)
                 served = self.serve()
                 self.break_off(*to_stdout, self.url(served))
-                served.log.wait_for("req terminated")
+                self.rest(served)
                 change()
                 process = self.client(*resume, self.url(served))
                 process.wait(PATIENCE)
@@ -333,7 +364,7 @@ class SpliceTest(ClientCase):
     def test_wget_quotes_the_reason(self) -> None:
         served = self.serve()
         self.break_off("wget", *WGET, "-O", "-", self.url(served))
-        served.log.wait_for("req terminated")
+        self.rest(served)
         self.replace()
         resume = [option for option in RESUME["wget"] if option != "--quiet"]
         client = self.client(*resume, self.url(served), stderr=subprocess.PIPE)
@@ -343,12 +374,14 @@ class SpliceTest(ClientCase):
     @needs("aria2c")
     def test_aria2(self) -> None:
         served = self.serve()
-        few = ["--max-download-limit=4M", "--split=2"]
-        client = self.client(*WHOLE["aria2c"], *few, self.url(served))
-        until(lambda: self.control_file_tells_of(2), "it has some pieces")
-        client.send_signal(signal.SIGINT)
-        client.wait(PATIENCE)
-        served.log.wait_for("req terminated")
+        with self.held_up(3 << 20):
+            few = ["--split=2", "--disk-cache=0"]
+            client = self.client(*WHOLE["aria2c"], *few, self.url(served))
+            until(lambda: self.has_got(1 << 20) and self.has_got(SIZE // 2 + (1 << 20)), "pieces")
+            client.send_signal(signal.SIGINT)
+            client.wait(PATIENCE)
+        self.assertTrue(self.control_file_tells_of(2))
+        self.rest(served)
         before = self.got.read_bytes()
         self.replace()
         self.assertNotEqual(self.client(*RESUME["aria2c"], self.url(served)).wait(PATIENCE), 0)
@@ -361,12 +394,34 @@ class SpliceTest(ClientCase):
         self.assertEqual(self.got.read_bytes(), self.file.read_bytes())
         served.log.wait_for("delivered")
 
+    @contextlib.contextmanager
+    def held_up(self, count: int) -> Iterator[None]:
+        """Let no more than *count* bytes of a body leave until this ends."""
+        is_over = threading.Event()
+        real = File.parts
+
+        def parts(file: File, start: int, stop: int) -> Iterator[Part]:
+            yield from real(file, start, min(start + count, stop))
+            if start + count < stop:
+                is_over.wait(PATIENCE)
+                yield from real(file, start + count, stop)
+
+        with mock.patch.object(File, "parts", parts):
+            try:
+                yield
+            finally:
+                is_over.set()
+
+    def has_got(self, offset: int) -> bool:
+        """Tell whether the file has what is to be at *offset*."""
+        with contextlib.suppress(OSError), self.got.open("rb") as file:
+            file.seek(offset)
+            return file.read(16) == self.data[offset : offset + 16]
+        return False
+
     def control_file_tells_of(self, pieces: int) -> bool:
         """Tell whether aria2 has noted that it has so many pieces, the first of them included."""
-        try:
-            control = (self.where / "got.aria2").read_bytes()
-        except OSError:
-            return False
+        control = (self.where / "got.aria2").read_bytes()
         # Of its format (aria2c manual, "Control file"): the bitfield begins at byte 34.
         length = int.from_bytes(control[30:34], "big")
         bits = "".join(f"{byte:08b}" for byte in control[34 : 34 + length])
@@ -381,7 +436,7 @@ class SpliceTest(ClientCase):
         until(lambda: self.got.stat().st_size > 1 << 20, "it has some")
         client.kill()
         client.wait()
-        served.log.wait_for("req terminated")
+        self.rest(served)
         before = self.got.read_bytes()
         self.replace()
         resume = f"{LFTP} get -c {self.url(served)} -o got"
@@ -399,7 +454,7 @@ class SpliceTest(ClientCase):
         until(lambda: self.got.exists() and self.got.stat().st_size > 0, "it has some")
         client.kill()
         client.wait()
-        served.log.wait_for("req terminated")
+        self.rest(served)
         self.replace()
         for path in self.where.glob("got*"):
             path.unlink()
@@ -415,7 +470,7 @@ class ArchiveTest(ClientCase):
         super().setUp()
         for index in range(50):
             self.write(f"results/sub/{index}", 1000 + index)
-        self.write("results/big", DATA)
+        os.link(self.file, self.folder / "results" / "big")
 
     def served(self) -> Served:
         return self.serve([str(self.folder / "results")])
@@ -433,7 +488,7 @@ class ArchiveTest(ClientCase):
     def test_curl_broken_off_and_resumed(self) -> None:
         served = self.served()
         self.break_off("curl", *CURL, "-o", "-", self.url(served, "results.tar"))
-        served.log.wait_for("req terminated")
+        self.rest(served)
         self.run_client(*RESUME["curl"], self.url(served, "results.tar"))
         self.check_tree(self.got)
         served.log.wait_for('"/results.tar" delivered. .* in 2 requests$')

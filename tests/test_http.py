@@ -851,6 +851,7 @@ class Versions(HttpCase):
                 tags.append(response.headers["ETag"])
                 response.close()
                 reset(client)
+        served.rest()
         for name in names:
             served.log.wait_for(f'"GET /{name} .* req terminated')
         return tags
@@ -976,6 +977,7 @@ class Versions(HttpCase):
         served.log.wait_for('"/file" delivered')
         self.replace("file", DATA[::-1] * 2)
         self.assertEqual(self.ask(served, "file", "x", "bytes=4-").status, 206)
+        served.rest()
         served.log.wait_for("req finished. 16 B of 20 B")
         # What it has of the old one is still whole, and would get the end of the new one
         self.assert_changed(served, "file", "x", "bytes=10-")
@@ -1080,6 +1082,7 @@ class Log(HttpCase):
                 self.assertEqual(served.fetch(target, headers, method).status, status)
         # Whatever would come later has come when this has
         served.fetch("/a.txt", {"Range": "bytes=1-2"})
+        served.rest()
         served.log.wait_for("req finished")
         expected = [f'127.0.0.1 "{m} {t} HTTP/1.1" {status} -' for m, t, _, status in rows]
         self.assertEqual(served.log.all()[:-2], expected)
@@ -1109,6 +1112,7 @@ class Log(HttpCase):
             self.write(f"file{number}", size)
             os.utime(self.folder / f"file{number}", (LONG_AGO, LONG_AGO))
             self.assertEqual(served.fetch(f"/file{number}", headers).status, status)
+        served.rest()
         for number, (size, headers, status, told, is_whole) in enumerate(rows):
             name = f"file{number}"
             patterns = [rf'"GET /{name} HTTP/1\.1" {status} -', self.FINISHED.format(name, told)]
@@ -1148,6 +1152,7 @@ class Log(HttpCase):
             skip_head(client)
             read_exactly(client, MIB)
             reset(client)
+        served.rest()
         served.log.wait_for("req terminated")
         served.fetch("/big", {"Range": f"bytes={HALF}-"})
         served.log.wait_for("delivered")

@@ -58,10 +58,9 @@ while os.getppid() == parent:
     if not began:
         began = print("began", flush=True) or True
 """
-# Runs code as a user who owns nothing: whoever is root may read everything.
+# Makes a user who owns nothing of whoever is root, and may read everything.
 AS_NOBODY = """
-import os, sys
-import httpd_download
+import os
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -108,18 +107,16 @@ class NobodyCase(ProgramCase):
         if os.name != "posix":
             self.skipTest("no permissions here")
         self.folder.chmod(0o755)
-        checked = self.as_nobody("os.listdir(sys.argv[1])", str(self.folder))
-        if checked.returncode:
-            self.skipTest(f"cannot become nobody: {checked.stderr.decode().splitlines()[-1:]}")
-
-    def as_nobody(self, code: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parent)}
-        command = [sys.executable, "-c", AS_NOBODY + code, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
+        code = f"os.listdir({str(self.folder)!r})"
+        command = [sys.executable, "-I", "-S", "-c", AS_NOBODY + code]
+        done = subprocess.run(command, stderr=subprocess.PIPE, timeout=PATIENCE)
+        if done.returncode:
+            self.skipTest(f"cannot become nobody: {done.stderr.decode().splitlines()[-1:]}")
 
     def start_as_nobody(self, *arguments: str) -> Program:
         """Start the program in ``self.folder``, on loopback."""
-        code = AS_NOBODY + "sys.exit(httpd_download.main())"
+        # Imported before: nobody may not be allowed to read it.
+        code = "import sys, httpd_download" + AS_NOBODY + "sys.exit(httpd_download.main())"
         command = [sys.executable, "-c", code, "-b", "127.0.0.1", *arguments]
         program = Program(command, cwd=str(self.folder))
         self.addCleanup(program.stop)
@@ -347,8 +344,10 @@ class Folder(ShareCase):
         finally:
             os.close(here)
         served = self.serve(is_deep=True)
-        self.assertEqual(self.printed(served), ["/a"])
-        self.assert_offered(served, {"/a": content})
+        contents = {"/a": content, f"/{name}" * 18 + "/deep": b""}
+        links = self.printed(served)
+        self.assertIn("/a", links)
+        self.assert_offered(served, {link: contents[link] for link in links})
 
     def test_files_that_come_and_go(self) -> None:
         served = self.serve(is_deep=True)
@@ -635,22 +634,22 @@ class Commands(ProgramCase):
         (self.folder / "nothing").mkdir()
         self.write("one/.hidden")
         self.write("two/sub/a")
-        offers = self.offers(self.start(cwd=str(self.folder / "nothing")))
-        self.assertEqual(offers, ["nothing to offer here"])
-        offers = self.offers(self.start("-d", "one", "-r"))
-        self.assertEqual(offers, ["nothing to offer here (1 hidden file: name them)"])
-        offers = self.offers(self.start("-d", "two"))
-        self.assertEqual(offers, ["nothing to offer here (1 folder: -r, or name them)"])
+        programs = {
+            "": self.start(cwd=str(self.folder / "nothing")),
+            " (1 hidden file: name them)": self.start("-d", "one", "-r"),
+            " (1 folder: -r, or name them)": self.start("-d", "two"),
+        }
+        for there, program in programs.items():
+            self.assertEqual(self.offers(program), [f"nothing to offer here{there}"])
 
     def test_with_and_without_r(self) -> None:
         self.write("a")
         self.write("s/b")
-        program = self.start()
-        self.assertEqual(paths_of(program), ["/a"])
-        self.assertEqual(fetch_status(program.port(), "/s/b"), 404)
-        program = self.start("-r")
-        self.assertEqual(paths_of(program), ["/a", "/s/b"])
-        self.assertEqual(fetch_status(program.port(), "/s/b"), 200)
+        flat, deep = self.start(), self.start("-r")
+        self.assertEqual(paths_of(flat), ["/a"])
+        self.assertEqual(fetch_status(flat.port(), "/s/b"), 404)
+        self.assertEqual(paths_of(deep), ["/a", "/s/b"])
+        self.assertEqual(fetch_status(deep.port(), "/s/b"), 200)
 
     def test_the_script_itself(self) -> None:
         (self.folder / PROGRAM.name).write_bytes(PROGRAM.read_bytes())
@@ -660,57 +659,59 @@ class Commands(ProgramCase):
         command = [sys.executable, PROGRAM.name, "-b", "127.0.0.1"]
         program = Program(command, cwd=str(self.folder))
         self.addCleanup(program.stop)
+        named = Program([*command, PROGRAM.name], cwd=str(self.folder))
+        self.addCleanup(named.stop)
         self.assertEqual(paths_of(program), ["/a"])
         for name in [PROGRAM.name, "hard", "soft"]:
             self.assertEqual(fetch_status(program.port(), f"/{name}"), 404)
         # What is named is meant.
-        program = Program([*command, PROGRAM.name], cwd=str(self.folder))
-        self.addCleanup(program.stop)
-        self.assertEqual(paths_of(program), [f"/{PROGRAM.name}"])
-        self.assertEqual(fetch_status(program.port(), f"/{PROGRAM.name}"), 200)
+        self.assertEqual(paths_of(named), [f"/{PROGRAM.name}"])
+        self.assertEqual(fetch_status(named.port(), f"/{PROGRAM.name}"), 200)
 
-    def start_writing(self, *arguments: str) -> tuple[Program, list[str], int]:
-        """Start the program, which writes to out.txt and logs/log.txt in ``self.folder``; return
-        it, its lines and its port when it has started, or left."""
-        (self.folder / "logs").mkdir(exist_ok=True)
-        with open(self.folder / "out.txt", "wb") as out, open(
-            self.folder / "logs" / "log.txt", "wb"
-        ) as log:
-            program = self.start(*arguments, stdout=out, stderr=log)
+    def start_writing(self, name: str, *arguments: str) -> Program:
+        """Start the program in a new folder *name*, where it writes to out.txt and logs/log.txt."""
+        self.write(f"{name}/a")
+        self.write(f"{name}/logs/old")
+        folder = self.folder / name
+        with open(folder / "out.txt", "wb") as out, open(folder / "logs" / "log.txt", "wb") as log:
+            return self.start(*arguments, cwd=str(folder), stdout=out, stderr=log)
+
+    def links_and_port(self, name: str, program: Program) -> tuple[list[str], int]:
+        """Return what *program* has written to out.txt when it has started, or left."""
 
         def lines() -> list[str]:
-            return (self.folder / "out.txt").read_text().split("\n")
+            return (self.folder / name / "out.txt").read_text().split("\n")
 
         until(
             lambda: "===== start logging =====" in lines() or program.process.poll() is not None,
             "started",
         )
         match = re.search(r":(\d+)/", lines()[0])
-        return program, lines(), int(match[1]) if match else 0
+        links = [line.split("  ")[0] for line in lines() if line.startswith("link:")]
+        return links, int(match[1]) if match else 0
 
     def test_what_the_program_writes_to(self) -> None:
-        self.write("a")
-        for is_deep, links in ((False, ["/a"]), (True, ["/a", "/logs/old"])):
-            self.write("logs/old")
-            program, lines, port = self.start_writing(*["-r"] * is_deep)
-            base = f"link: http://127.0.0.1:{port}"
-            found = [line.split("  ")[0] for line in lines if line.startswith("link:")]
-            self.assertEqual(found, [base + link for link in links])
-            for name in ["out.txt", "logs/log.txt"]:
-                self.assertEqual(fetch_status(port, f"/{name}"), 404)
+        programs = {
+            "flat": (self.start_writing("flat"), ["/a"]),
+            "deep": (self.start_writing("deep", "-r"), ["/a", "/logs/old"]),
+        }
+        for name, (program, expected) in programs.items():
+            links, port = self.links_and_port(name, program)
+            self.assertEqual(links, [f"link: http://127.0.0.1:{port}{link}" for link in expected])
+            for written in ["out.txt", "logs/log.txt"]:
+                self.assertEqual(fetch_status(port, f"/{written}"), 404)
             self.assertEqual(fetch_status(port, "/a"), 200)
-            program.stop()
 
     def test_what_the_program_writes_to_when_that_is_named(self) -> None:
-        self.write("a")
-        for named in (["out.txt"], ["logs/log.txt"], ["out.txt", "logs/log.txt"]):
-            with self.subTest(named):
-                program, lines, port = self.start_writing(*named)
+        named = {"1": ["out.txt"], "2": ["logs/log.txt"], "3": ["out.txt", "logs/log.txt"]}
+        programs = {name: self.start_writing(name, *names) for name, names in named.items()}
+        for name, program in programs.items():
+            with self.subTest(named[name]):
+                links, port = self.links_and_port(name, program)
                 # Nor is anything else offered in its place.
-                self.assertEqual([line for line in lines if line.startswith("link:")], [])
-                for name in ["a", *named, "out.txt", "log.txt"] * (port > 0):
-                    self.assertEqual(fetch_status(port, f"/{name}"), 404)
-                program.stop()
+                self.assertEqual(links, [])
+                for target in ["a", *named[name], "out.txt", "log.txt"] * (port > 0):
+                    self.assertEqual(fetch_status(port, f"/{target}"), 404)
 
     def refused(self, *arguments: str) -> tuple[int, str]:
         """Return the status and the one line with which a command line is refused."""
@@ -770,16 +771,19 @@ class Permissions(NobodyCase):
         self.close("closed")
         self.close("shut")
         program = self.start_as_nobody("-r")
+        refused = {
+            name: self.start_as_nobody(*options, name)
+            for *options, name in (["closed"], ["-d", "shut"], ["shut"])
+        }
         self.assertEqual(paths_of(program), ["/a"])
         statuses = self.statuses(program, "/a", "/closed", "/shut/a", "/shut")
         self.assertEqual(statuses, [200, 404, 404, 404])
-        for arguments in (["closed"], ["-d", "shut"], ["shut"]):
-            with self.subTest(arguments):
-                program = self.start_as_nobody(*arguments)
+        for name, program in refused.items():
+            with self.subTest(name):
                 self.assertEqual(program.wait(), 1)
                 lines = program.err.all()
                 self.assertEqual(len(lines), 1, lines)
-                self.assertIn(arguments[-1], lines[0])
+                self.assertIn(name, lines[0])
                 self.assertIn("Permission denied", lines[0])
 
     def test_below_a_folder_that_one_may_pass_but_not_read(self) -> None:
@@ -787,14 +791,13 @@ class Permissions(NobodyCase):
             self.write(name)
         (self.folder / "shut/share/link").symlink_to("s/b")
         self.close("shut", 0o711)
-        program = self.start_as_nobody("-r", "-d", "shut/share")
-        links = ["/a", "/link", "/s/b"]
-        self.assertEqual(paths_of(program), links)
-        self.assertEqual(self.statuses(program, *links), [200] * 3)
-        program = self.start_as_nobody("shut/share/link", "shut/share")
-        links = ["/link", "/share.tar"]
-        self.assertEqual(paths_of(program), links)
-        self.assertEqual(self.statuses(program, *links), [200] * 2)
+        programs = [
+            (self.start_as_nobody("-r", "-d", "shut/share"), ["/a", "/link", "/s/b"]),
+            (self.start_as_nobody("shut/share/link", "shut/share"), ["/link", "/share.tar"]),
+        ]
+        for program, links in programs:
+            self.assertEqual(paths_of(program), links)
+            self.assertEqual(self.statuses(program, *links), [200] * len(links))
 
     @unittest.skipUnless(hasattr(os, "O_PATH"), "no O_PATH here")
     def test_a_symlink_through_a_folder_that_one_may_pass_but_not_read(self) -> None:
