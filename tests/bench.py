@@ -110,6 +110,10 @@ CONFIGURED = {
         DocumentRoot {folder}/share
         EnableSendfile On
         MaxKeepAliveRequests 0
+        ThreadLimit 600
+        ServerLimit 1
+        ThreadsPerChild 600
+        MaxRequestWorkers 600
         """,
     ),
     "caddy": (
