@@ -672,9 +672,10 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 # ``send`` hands them over to the system, ``look`` asks it how many have left the machine and are
 # acknowledged, and whether there was a reset.
 
-# Bytes that are copied at a time, and asked of one sendfile: a disk that takes a time limit for so
-# many counts as stalled.  Measured, this is faster than larger steps, and than TCP_CORK around all.
-CHUNK, STEP = 1 << 16, 1 << 20
+# Bytes that are copied at a time, asked of one sendfile, and copied at the end of a span: a disk
+# that takes a time limit for so many counts as stalled.  Measured, this is faster than larger
+# steps, and than TCP_CORK around all.
+CHUNK, STEP, TAIL = 1 << 16, 1 << 20, 1 << 12
 # Linux: what of the send queue has not left the machine, and the state after a reset; macOS: what
 # is in the send queue.
 SIOCOUTQNSD, TCP_CLOSE, SO_NWRITE = 0x894B, b"\x07", 0x1024
@@ -783,11 +784,12 @@ class Connection:
             del waiting[:sent]
 
     def _send_span(self, file: OpenFile, start: int, stop: int, waiting: bytearray) -> None:
-        while self._has_sendfile and stop - start > CHUNK:
+        is_long = stop - start > CHUNK
+        while is_long and self._has_sendfile and stop - start > TAIL:
             self.file = file
             self._flush(waiting)
             file.check()
-            start += self._send_some(file, start, min(stop - start - CHUNK, STEP))
+            start += self._send_some(file, start, min(stop - start - TAIL, STEP))
         # What is small goes as a copy, and so does the end of what is not: the last byte leaves
         # only if the file had not changed until it was read.
         while start < stop:
@@ -1297,14 +1299,15 @@ class Downloads:
             lingering.see()
         if download.is_under_way():
             return
-        others = [each for each in self._own(download) if each.state is not State.DELIVERED]
-        same = [other for other in others if other.version == download.version]
-        quiet = [other for other in same if not other.is_under_way()]
+        own = self._own(download)
+        same = [other for other in own if other.version == download.version]
+        others = [other for other in own if other.state is not State.DELIVERED]
+        quiet = [other for other in same if other in others and not other.is_under_way()]
         arrived = download.count_arrived()
         is_probe = download.requests == 1 and transfer.is_everything and arrived < PROBE
         # Of another version only aria2's can be one, which has no Range: axel, which asks for
         # bytes=0-, may as well begin anew.
-        rivals = others if transfer.status == 200 else same
+        rivals = [*same, *others] if transfer.status == 200 else same
         if is_whole([download]):
             self._deliver([download])
         elif is_whole([download, *quiet]):

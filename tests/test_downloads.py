@@ -419,6 +419,18 @@ class TransferTest(Case):
         self.finish(whole)
         self.assertIs(whole.state, State.FINISHED)
 
+    def test_a_probe_that_ends_after_its_receiver_has_all(self) -> None:
+        # aria2 on a fast network: its pieces are there before the probe's reset is.
+        self.reset(self.ask(), 2)
+        self.wait(REST)
+        probe = self.ask()
+        self.finish(self.ask(1))
+        self.reset(probe, 0.1)
+        self.wait(REST)
+        ends = [line for line in self.log.all() if "req terminated" in line]
+        self.assertEqual(len(ends), 1, self.log.all())
+        self.assertEqual(sum("delivered" in line for line in self.log.all()), 1)
+
     def test_changed_while_its_last_bytes_wait(self) -> None:
         source = Source()
         transfer = self.ask(source=source)

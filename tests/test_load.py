@@ -396,7 +396,8 @@ class Many(LoadCase):
         until(lambda: count_under_way() >= PIPELINED, "so many are under way")
         self.assert_serves(served)
         served.log.wait_for('"GET /a.txt HTTP/1.1" req finished')
-        self.assertEqual(PIPELINED, count_under_way())
+        # Fewer, where its system has taken some more.
+        self.assertLessEqual(count_under_way(), PIPELINED)
         client.shutdown(socket.SHUT_WR)
         self.assertEqual(count, read_all(client).count(b"\r\n\r\nhello\n"))
         served.log.wait_for(r"\?\d+ HTTP/1\.1\" req finished", count)
