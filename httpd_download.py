@@ -1299,21 +1299,31 @@ class Downloads:
             lingering.see()
         if download.is_under_way():
             return
-        own = self._own(download)
-        same = [other for other in own if other.version == download.version]
-        others = [other for other in own if other.state is not State.DELIVERED]
-        quiet = [other for other in same if other in others and not other.is_under_way()]
-        arrived = download.count_arrived()
-        is_probe = download.requests == 1 and transfer.is_everything and arrived < PROBE
-        # Of another version only aria2's can be one, which has no Range: axel, which asks for
-        # bytes=0-, may as well begin anew.
-        rivals = [*same, *others] if transfer.status == 200 else same
+        same = [other for other in self._own(download) if other.version == download.version]
+        others = [other for other in same if other.state is not State.DELIVERED]
+        quiet = [other for other in others if not other.is_under_way()]
         if is_whole([download]):
             self._deliver([download])
         elif is_whole([download, *quiet]):
             self._deliver([download, *quiet])
-        elif is_probe and any(other.count_arrived() > arrived for other in rivals):
+        elif self._was_probe(download):
             self._move(download, State.FORGOTTEN)
+
+    def _was_probe(self, download: Download) -> bool:
+        """Tell whether *download*, nothing of which is under way, was one request for everything
+        that was soon broken off, by a receiver of which another download has more."""
+        arrived = download.count_arrived()
+        if download.requests > 1 or arrived >= PROBE or not download.broken:
+            return False
+        transfer = download.broken[0]
+        # Of another version only aria2's can be one, which has no Range: axel, which asks for
+        # bytes=0-, may as well begin anew.
+        is_any = transfer.status == 200
+        return transfer.is_everything and any(
+            other.count_arrived() > arrived
+            for other in self._own(download)
+            if other.version == download.version or (is_any and other.state is not State.DELIVERED)
+        )
 
     def _deliver(self, downloads: Sequence[Download]) -> None:
         """Let *downloads*, which are one receiver's and whole together, be delivered once."""
@@ -1335,8 +1345,10 @@ class Downloads:
         self.log(download.receiver.address, events)
 
     def _rest(self, download: Download) -> None:
-        self._move(download, State.RESTING)
-        if not download.is_given_up():
+        # Its pieces may have come only after the probe had ended.
+        was_probe = self._was_probe(download)
+        self._move(download, State.FORGOTTEN if was_probe else State.RESTING)
+        if not was_probe and not download.is_given_up():
             self.log(download.receiver.address, [(download.line, download.event_at_rest(False))])
 
     def _move(self, download: Download, state: State) -> None:
