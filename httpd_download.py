@@ -478,7 +478,7 @@ def link_names(paths: Sequence[str]) -> dict[str, str]:
             absolute = os.path.realpath(path) if is_relative else os.path.abspath(path)
             name = os.path.basename(absolute)
             if os.path.isdir(path):
-                os.listdir(path)
+                os.scandir(path).close()
                 name += ".tar" * bool(name)
             else:
                 File(open_regular(path), path)
@@ -2134,7 +2134,7 @@ def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
     folder = "" if options.names else options.directory or os.curdir
     if folder:
         # So that what cannot be offered is said before anything else.
-        os.listdir(folder)
+        os.scandir(folder).close()
     return Share(folder, named, secret, options.recursive, logs)
 
 

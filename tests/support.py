@@ -159,6 +159,13 @@ def read_reply(client: socket.socket, method: str = "GET") -> Reply:
     return Reply(response)
 
 
+def class_folder(case: type[unittest.TestCase]) -> Path:
+    """Return an empty folder that lasts as long as the tests of *case* run."""
+    temporary = tempfile.TemporaryDirectory()
+    case.addClassCleanup(temporary.cleanup)
+    return Path(temporary.name)
+
+
 class FolderCase(unittest.TestCase):
     """A test with an empty folder, ``self.folder``, of which nothing remains."""
 

@@ -14,7 +14,6 @@ import ssl
 import stat
 import subprocess
 import tarfile
-import tempfile
 import threading
 import tracemalloc
 import unittest
@@ -30,6 +29,7 @@ from tests.support import (
     ProgramCase,
     Reply,
     Served,
+    class_folder,
     deadline,
     read_all,
     read_exactly,
@@ -451,20 +451,19 @@ class ManyFiles(FolderCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        temporary = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(temporary.cleanup)
-        cls.many = Path(temporary.name) / "results"
+        shared = class_folder(cls)
+        cls.many = shared / "results"
         draw = random.Random(SEED)
         sizes = [draw.choice([0, 1, 511, 512, 513, 1024, draw.randrange(2000)]) for _ in range(200)]
         for number, size in enumerate(sizes):
-            Path(temporary.name, str(number)).write_bytes(os.urandom(size))
+            (shared / str(number)).write_bytes(os.urandom(size))
         for folder in range(50):
             album = f"{cls.many}/half {folder % 2}/album {folder:02}"
             os.makedirs(album)
             for name in range(100):
                 path = f"{album}/photo-2011-06-27-{name:04}{'中' * (name % 7 == 0)}.jpeg"
                 # Hard links, which are made in a tenth of the time.
-                os.link(f"{temporary.name}/{draw.randrange(len(sizes))}", path)
+                os.link(shared / str(draw.randrange(len(sizes))), path)
 
     def test_memory(self) -> None:
         # What the first one brings along is not for its entries.

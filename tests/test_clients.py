@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import tempfile
 import threading
 import unittest
 import urllib.request
@@ -19,7 +18,7 @@ from typing import IO, Any, Callable, Iterator, TypeVar
 from unittest import mock
 
 from httpd_download import File, Part
-from tests.support import PATIENCE, ProgramCase, Served, until
+from tests.support import PATIENCE, ProgramCase, Served, class_folder, until
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 # More than the socket buffers of a receiver that is held up.
@@ -59,9 +58,7 @@ class ClientCase(ProgramCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        temporary = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(temporary.cleanup)
-        cls.file = Path(temporary.name) / "file.bin"
+        cls.file = class_folder(cls) / "file.bin"
         cls.file.write_bytes(DATA)
 
     def setUp(self) -> None:

@@ -18,7 +18,6 @@ import socketserver
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import unittest
@@ -42,6 +41,7 @@ from tests.support import (
     Program,
     ProgramCase,
     Served,
+    class_folder,
     read_all,
     read_exactly,
     read_reply,
@@ -895,16 +895,14 @@ class Tls(LoadCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        temporary = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(temporary.cleanup)
-        cls.certificates = Path(temporary.name)
+        cls.certificates = class_folder(cls)
         kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
         for name in ("a", "b"):
             files = ["-keyout", f"{name}.key", "-out", f"{name}.crt"]
             subprocess.run(
                 ["openssl", "req", "-x509", *kind, *files, *subject],
-                cwd=temporary.name,
+                cwd=str(cls.certificates),
                 check=True,
                 capture_output=True,
             )
