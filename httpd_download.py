@@ -702,7 +702,8 @@ def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
         return -(-waiting * 16384 // 16406) if hasattr(connected, "do_handshake") else waiting
 
     waiting = None
-    with contextlib.suppress(AttributeError, OSError):
+    # ValueError: its own thread has just closed it.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         waiting = ask(termios.TIOCOUTQ)
         return waiting, ask(SIOCOUTQNSD) if waiting else 0
     with contextlib.suppress(OSError):
@@ -723,7 +724,7 @@ class Connection:
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
         connected.settimeout(86400)
-        self._is_shut = self.is_reset = False
+        self._is_sending = self._is_shut = self.is_reset = False
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: OpenFile | None = None
         # Bytes handed over; of these, what has left the machine, and what is acknowledged.
@@ -735,6 +736,7 @@ class Connection:
         """Hand *parts* over.  Raise OSError where the connection or the disk fails, and
         ContentChanged."""
         waiting = bytearray()
+        self._is_sending = True
         try:
             for part in parts:
                 if isinstance(part, bytes):
@@ -744,8 +746,11 @@ class Connection:
                 if len(waiting) >= CHUNK:
                     self._flush(waiting)
         finally:
-            # Also what comes before a file that has changed.
-            self._flush(waiting)
+            try:
+                # Also what comes before a file that has changed.
+                self._flush(waiting)
+            finally:
+                self._is_sending = False
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
@@ -756,6 +761,9 @@ class Connection:
             self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
         if unsent is not None:
             self.departed = sent - unsent
+        if self._is_sending or sent != self.sent:
+            # More may have arrived than was counted: its own thread will be told of a reset too.
+            return
         with contextlib.suppress(AttributeError, OSError):
             self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
             # Its own thread may just have been told, which clears the error.
@@ -1907,6 +1915,8 @@ class Terminal:
         # Lines that wait, each with its stream, and how many were lost.
         self._waiting: deque[tuple[TextIO | None, str]] = deque()
         self._lost = 0
+        # The last lines of all.
+        self._last: Sequence[str] = ()
         # What is to be shown below them, and what is.
         self._note, self._more = "", 0
         self._rows: Sequence[Row] = ()
@@ -1953,7 +1963,7 @@ class Terminal:
 
     def close(self, lines: Sequence[str]) -> None:
         """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
-        self._waiting.extend((self._err, f"{escape(line)}\n") for line in lines)
+        self._last = lines
         self._closed.set()
         self.show([], 0)
         self._wake.set()
@@ -1967,12 +1977,13 @@ class Terminal:
             with contextlib.suppress(MemoryError, RuntimeError):
                 self._wake.wait()
                 self._wake.clear()
-                # Asked before the lines are taken: what is last has been left by then.
                 is_last = self._closed.is_set()
                 texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 lost, self._lost = self._lost, 0
                 if lost:
                     texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
+                if is_last:
+                    texts += [(self._err, f"{escape(line)}\n") for line in self._last]
                 if self._is_live:
                     texts = self._with_rows(texts)
                 for stream, several in groupby(texts, key=lambda item: item[0]):

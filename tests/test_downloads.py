@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
 import unittest
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Iterator
 
 from httpd_download import (
     GRACE,
@@ -13,6 +14,8 @@ from httpd_download import (
     MOST_SPANS,
     PROBE,
     REST,
+    TCP_CLOSE,
+    Connection,
     ContentChanged,
     Download,
     Downloads,
@@ -26,7 +29,7 @@ from httpd_download import (
     format_size,
     unite,
 )
-from tests.support import Lines
+from tests.support import Lines, reset, until
 
 MIB = 1 << 20
 SIZE = 100 * MIB
@@ -346,6 +349,43 @@ class Case(unittest.TestCase):
 
 
 DELIVERED = '"/f" delivered. 100.0 MiB in {}'.format
+
+
+@unittest.skipUnless(hasattr(socket, "TCP_INFO"), "no TCP_INFO")
+class ConnectionTest(unittest.TestCase):
+    """What other threads find out of a socket, while its own uses or closes it."""
+
+    def setUp(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.client = socket.create_connection(listening.getsockname())
+            self.server, _ = listening.accept()
+        self.addCleanup(self.client.close)
+        self.addCleanup(self.server.close)
+
+    def is_reset(self) -> bool:
+        return self.server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == TCP_CLOSE
+
+    def test_a_reset_while_bytes_are_handed_over(self) -> None:
+        # What the system has taken is not counted yet, so what has arrived is not known either.
+        connection = Connection(self.server)
+
+        def parts() -> Iterator[bytes]:
+            yield bytes(1 << 17)
+            reset(self.client)
+            until(self.is_reset, "the reset is there")
+            connection.look()
+            self.assertFalse(connection.is_reset)
+            yield bytes(1 << 17)
+
+        with self.assertRaises(ConnectionError):
+            connection.send(parts())
+        connection.look()
+        self.assertTrue(connection.is_reset)
+
+    def test_closed_by_its_own_thread(self) -> None:
+        connection = Connection(self.server)
+        self.server.close()
+        connection.look()
 
 
 class TransferTest(Case):

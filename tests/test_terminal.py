@@ -244,6 +244,19 @@ class TtyTest(TtyCase):
         terminal.log("10.0.0.5", [("-", "too late")])
         self.assertEqual(tty.screen.rows(), [first, second, "stopped.", "not whole: f"])
 
+    def test_the_last_lines_are_the_last(self) -> None:
+        tty = Tty()
+        with mock.patch("httpd_download.PAUSE", 0.1):
+            terminal = self.terminal(tty)
+            terminal.log("10.0.0.5", [("-", "x")])
+            self.shows(tty, mock.ANY)
+            closing = threading.Thread(target=terminal.close, args=(["end"],))
+            closing.start()
+            until(terminal._closed.is_set, "it is being closed")
+            terminal.log("10.0.0.5", [("-", "meanwhile")])
+            closing.join()
+        self.assertEqual(tty.screen.rows()[-1], "end")
+
     def test_a_third_of_the_height_and_at_most_eight(self) -> None:
         for height, count in [(24, 8), (60, 8), (12, 4), (5, 1), (2, 1)]:
             tty = Tty(80, height)
