@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     Log = Callable[[str, Sequence[Tuple[str, str]]], None]
     # What a name in a folder is; the last four are not offered.
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
+    # What is named, by the name of its link: a path, or an archive.
+    Named = Mapping[str, Union[str, "Archive"]]
 
 __version__ = "2.0.0"
 
@@ -76,7 +78,7 @@ __version__ = "2.0.0"
 Span = Tuple[int, int]
 FileId = Tuple[int, int]
 # A piece of a body: literal bytes, or a span of an open file.
-Part = Union[bytes, Tuple["OpenFile", int, int]]
+Part = Union[bytes, Tuple["File", int, int]]
 Representation = Union["File", "Archive"]
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
@@ -87,7 +89,6 @@ FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY"
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 # Of a tar: a block, and what a plain header holds: bytes of a name, and numbers.
 BLOCK, PLAIN_NAME, PLAIN_NUMBERS = 512, 100, range(8**11)
-PLAIN_KINDS: tuple[Kind, ...] = ("file", "folder")
 # Without set-id bits.
 PERMISSIONS = 0o1777
 TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
@@ -105,68 +106,56 @@ class Version(NamedTuple):
     file_id: FileId | None = None
 
 
-class OpenFile:
-    """An open file, which is sent only as long as it is a regular one of a size and time."""
+class File:
+    """An open regular file: a representation, or what an archive has in the place of an entry."""
 
-    def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
-        """Take *descriptor* over; *label* is what it is called where it has changed."""
-        self.descriptor, self.label = descriptor, label
-        self._size, self._mtime_ns = size, mtime_ns
+    def __init__(self, descriptor: int, name: str, promised: tuple[int, int] | None = None) -> None:
+        """Take *descriptor* over.  It is sent only as long as it has the size, in bytes, and time
+        of change, in ns, that were *promised*; if none were, as it has them now, or has grown.
+        Raise OSError where it is not of a regular file."""
+        self.descriptor, self.name = descriptor, name
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        self._label, self._may_grow = name if promised else "the file", promised is None
+        self._size, self._mtime_ns = promised or (status.st_size, status.st_mtime_ns)
+        # Strong: another file, another size or another time in ns makes another tag.
+        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+        self.version = Version(etag, status.st_size, file_id(status))
+        self.modified: int | None = status.st_mtime_ns // 10**9
 
     def __del__(self) -> None:
         # By whoever forgets it last: the thread that sends it, or what watches over the transfer.
         os.close(self.descriptor)
 
-    def read(self, start: int, length: int) -> bytes:
-        """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
-        if hasattr(os, "pread"):
-            data = os.pread(self.descriptor, length, start)
-        else:
-            os.lseek(self.descriptor, start, os.SEEK_SET)
-            data = os.read(self.descriptor, length)
-        self.check()
-        if not data:
-            raise ContentChanged(f"{self.label} ends too early")
-        return data
-
-    def check(self) -> None:
-        """Raise ContentChanged where it is not what it is to be."""
-        status = os.fstat(self.descriptor)
-        is_same = status.st_size == self._size and status.st_mtime_ns == self._mtime_ns
-        if not is_same or not stat.S_ISREG(status.st_mode):
-            raise ContentChanged(f"{self.label} was changed")
-
-
-class File(OpenFile):
-    """An open regular file as a representation, which may grow while it is sent."""
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
-        status = os.fstat(descriptor)
-        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        self.name = name
-        # Strong: another file, another size or another time in ns makes another tag.
-        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
-        self.version = Version(etag, status.st_size, (status.st_dev, status.st_ino))
-        self.modified: int | None = status.st_mtime_ns // 10**9
-
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*."""
         yield self, start, stop
 
+    def read(self, start: int, length: int) -> bytes:
+        """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
+        os.lseek(self.descriptor, start, os.SEEK_SET)
+        data = os.read(self.descriptor, length)
+        self.check()
+        if not data:
+            raise ContentChanged(f"{self._label} ends too early")
+        return data
+
     def check(self) -> None:
-        # What is appended changes nothing of what is sent; but ext4 shows the new time of a file
-        # that grows some 0.1 ms before the new size.
+        """Raise ContentChanged where it is not what it is to be."""
+        # ext4 shows the new time of a file that grows some 0.1 ms before the new size.
         for pause in (0.002, 0.01, 0.05, 0):
             status = os.fstat(self.descriptor)
-            if status.st_size < self._size:
-                raise ContentChanged("the file became shorter")
-            if status.st_size > self._size or status.st_mtime_ns == self._mtime_ns:
+            growth = status.st_size - self._size
+            if growth > 0 and self._may_grow:
+                return
+            if growth:
+                break
+            if status.st_mtime_ns == self._mtime_ns:
                 return
             time.sleep(pause)
-        raise ContentChanged("the file was changed")
+        how = "became shorter" if growth < 0 else "was changed"
+        raise ContentChanged(f"{self._label} {how}")
 
 
 class Entry(NamedTuple):
@@ -178,6 +167,10 @@ class Entry(NamedTuple):
     size: int = 0
     mtime_ns: int = 0
     target: str = ""
+
+
+def file_id(status: os.stat_result) -> FileId:
+    return status.st_dev, status.st_ino
 
 
 def open_regular(path: str, folder: int | None = None) -> int:
@@ -196,42 +189,38 @@ class Folder:
 
     def __init__(self, root: str, path: str = "") -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
-        self._root, self._path, self._descriptor = root, path, -1
+        self._place, self._above = os.path.join(root, path), f"{path}/" if path else ""
+        self._descriptor: int | None = None
         if os.open in os.supports_dir_fd:
             self._descriptor = os.open(root, FOLDER_FLAGS)
             for component in path.split("/") if path else ():
-                flags = FOLDER_FLAGS | NO_FOLLOW
-                below = os.open(component, flags, dir_fd=self._descriptor)
-                os.close(self._descriptor)
-                self._descriptor = below
+                above = self._descriptor
+                self._descriptor = os.open(component, FOLDER_FLAGS | NO_FOLLOW, dir_fd=above)
+                os.close(above)
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
+        if self._descriptor is not None:
             os.close(self._descriptor)
 
     def open(self, name: str) -> int:
         """Return a descriptor of the file *name*, no symlink.  Raise OSError."""
-        if self._descriptor >= 0:
+        if self._descriptor is not None:
             return open_regular(name, self._descriptor)
-        path = os.path.join(self._root, self._path, name)
+        path = os.path.join(self._place, name)
         if os.path.normcase(os.path.realpath(path)) != os.path.normcase(os.path.abspath(path)):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         return open_regular(path)
 
     def entries(self, logs: Collection[FileId]) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
-        place: str | int = os.path.join(self._root, self._path)
-        folder = None
-        if self._descriptor >= 0:
-            place = folder = os.open(os.curdir, os.O_RDONLY, dir_fd=self._descriptor)
-        try:
-            with os.scandir(place) as found:
-                items = sorted(found, key=lambda item: os.fsencode(item.name))
-            above = f"{self._path}/" if self._path else ""
-            return [make_entry(above + item.name, item, folder, logs) for item in items]
-        finally:
-            if folder is not None:
-                os.close(folder)
+        with contextlib.ExitStack() as opened:
+            folder = None
+            if self._descriptor is not None:
+                folder = os.open(os.curdir, os.O_RDONLY, dir_fd=self._descriptor)
+                opened.callback(os.close, folder)
+            found = opened.enter_context(os.scandir(self._place if folder is None else folder))
+            items = sorted(found, key=lambda item: os.fsencode(item.name))
+            return [make_entry(self._above + item.name, item, folder, logs) for item in items]
 
 
 def make_entry(
@@ -248,7 +237,7 @@ def make_entry(
             kind, target = "symlink", os.readlink(item.path, dir_fd=folder)
         elif stat.S_ISDIR(status.st_mode):
             kind = "folder"
-        elif (status.st_dev, status.st_ino) in logs:
+        elif file_id(status) in logs:
             kind = "log"
         elif stat.S_ISREG(status.st_mode):
             is_readable = os.access(item.path, os.R_OK, dir_fd=folder)
@@ -291,7 +280,8 @@ class Archive:
         self.name, self.folder, self._path = f"{folder}.tar", folder, path
         # Of plain headers all that follows the checksum, and what that adds to it: the checksum
         # itself counts as eight blanks.
-        ends = {kind: self._tobuf("", Entry("", kind))[156:] for kind in PLAIN_KINDS}
+        kinds: tuple[Kind, ...] = ("file", "folder")
+        ends = {kind: self._tobuf("", Entry("", kind))[156:] for kind in kinds}
         self._ends = {kind: (end, sum(end) + 8 * ord(" ")) for kind, end in ends.items()}
         self._entries: list[Entry] = []
         # Where the header of each entry begins, and at last where the end of the archive does.
@@ -335,21 +325,19 @@ class Archive:
             end = content + entry.size
             yield cut(header, offset)
             if max(start, content) < min(stop, end):
-                label = f"{self.folder}/{entry.path}"
                 parent, _, name = entry.path.rpartition("/")
+                label = f"{self.folder}/{entry.path}"
                 try:
                     if folder is None or parent != above:
                         above, folder = parent, Folder(self._path, parent)
-                    descriptor = folder.open(name)
+                    file = File(folder.open(name), label, (entry.size, entry.mtime_ns))
                 except OSError as error:
                     if error.errno in LACKING:
                         raise
                     raise ContentChanged(f"{label}: {error.strerror}") from None
-                file = OpenFile(descriptor, label, entry.size, entry.mtime_ns)
                 yield file, max(start - content, 0), min(stop, end) - content
                 del file
-            if self._offsets[index + 1] > end:
-                yield cut(bytes(self._offsets[index + 1] - end), end)
+            yield cut(bytes(self._offsets[index + 1] - end), end)
         yield cut(bytes(2 * BLOCK), self._offsets[-1])
 
     def _header(self, entry: Entry) -> bytes:
@@ -377,13 +365,13 @@ class Archive:
 
 
 class Share:
-    """What may be fetched, under which names: what is *named*, the path of a file or an archive,
-    or else the files of *folder* and, if *is_deep*, of its sub-folders, but not *logs*."""
+    """What may be fetched, under which names: what is *named*, or else the files of *folder* and,
+    if *is_deep*, of its sub-folders, but not *logs*."""
 
     def __init__(
         self,
         folder: str,
-        named: Mapping[str, str | Archive],
+        named: Named,
         secret: str = "",
         is_deep: bool = False,
         logs: Collection[FileId] = (),
@@ -408,12 +396,9 @@ class Share:
 
     def offers(self) -> Iterator[Representation]:
         """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
-        names = iter(self.named)
-        if self.folder:
-            listed = ("file", "symlink")
-            entries = walk(self.folder, self.is_deep, self.logs)
-            names = (entry.path for entry in entries if entry.kind in listed)
-        for name in names:
+        entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
+        found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
+        for name in chain(self.named, found):
             # It may have gone since, or lead out of the folder.
             with contextlib.suppress(OSError, ValueError):
                 yield self._open(name.split("/"))
@@ -430,29 +415,22 @@ class Share:
         is_reached = self.is_deep or len(components) == 1
         if not is_reached or not components or not all(map(may_be_offered, components)):
             raise FileNotFoundError(path)
+        above, _, name = path.rpartition("/")
         try:
-            file = File(self._open_below(path), path)
+            file = File(Folder(self.folder, above).open(name), path)
         except OSError as error:
-            # It may be a symlink.
             if error.errno not in (errno.EINVAL, errno.ELOOP):
                 raise
-            file = File(self._open_below(self._resolve(path)), path)
+            # It may be a symlink: neither out of the folder, nor to a hidden name in it.
+            root = os.path.realpath(self.folder)
+            place = os.path.dirname(os.path.join(root, path))
+            found = os.path.relpath(os.path.realpath(os.path.join(place, name)), root).split(os.sep)
+            if os.path.realpath(place) != place or not all(map(may_be_offered, found)):
+                raise FileNotFoundError(path) from None
+            file = File(Folder(self.folder, "/".join(found[:-1])).open(found[-1]), path)
         if file.version.file_id in self.logs:
             raise FileNotFoundError(path)
         return file
-
-    def _open_below(self, path: str) -> int:
-        above, _, name = path.rpartition("/")
-        return Folder(self.folder, above).open(name)
-
-    def _resolve(self, path: str) -> str:
-        """Follow a symlink at the end, neither out of the folder nor to a hidden name in it."""
-        root = os.path.realpath(self.folder)
-        above, name = os.path.split(os.path.join(root, path))
-        below = os.path.relpath(os.path.realpath(os.path.join(above, name)), root).split(os.sep)
-        if os.path.realpath(above) != above or not all(map(may_be_offered, below)):
-            raise FileNotFoundError(path)
-        return "/".join(below)
 
 
 def may_be_offered(component: str) -> bool:
@@ -475,8 +453,7 @@ def link_names(paths: Sequence[str]) -> dict[str, str]:
     for path in paths:
         try:
             is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
-            absolute = os.path.realpath(path) if is_relative else os.path.abspath(path)
-            name = os.path.basename(absolute)
+            name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
             if os.path.isdir(path):
                 os.scandir(path).close()
                 name += ".tar" * bool(name)
@@ -726,7 +703,7 @@ class Connection:
         connected.settimeout(86400)
         self._is_sending = self._is_shut = self.is_reset = False
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
-        self.file: OpenFile | None = None
+        self.file: File | None = None
         # Bytes handed over; of these, what has left the machine, and what is acknowledged.
         self.sent = self.departed = self.acknowledged = 0
         # When something last went forward.
@@ -791,7 +768,7 @@ class Connection:
             self.sent += sent
             del waiting[:sent]
 
-    def _send_span(self, file: OpenFile, start: int, stop: int, waiting: bytearray) -> None:
+    def _send_span(self, file: File, start: int, stop: int, waiting: bytearray) -> None:
         is_long = stop - start > CHUNK
         while is_long and self._has_sendfile and stop - start > TAIL:
             self.file = file
@@ -807,7 +784,7 @@ class Connection:
             if len(waiting) >= CHUNK:
                 self._flush(waiting)
 
-    def _send_some(self, file: OpenFile, start: int, length: int) -> int:
+    def _send_some(self, file: File, start: int, length: int) -> int:
         """Return how many bytes sendfile handed over: 0 where there was no room until now."""
         try:
             sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
