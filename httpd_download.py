@@ -670,7 +670,7 @@ def failure_reason(error: BaseException) -> str:
 
 def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
     """Return how many bytes are not acknowledged, and how many of these have not even left the
-    machine; None where nobody can tell."""
+    machine; None where nobody can tell.  Raise ValueError for a closed socket."""
 
     def ask(request: int) -> int:
         answer = fcntl.ioctl(connected.fileno(), request, bytes(4))
@@ -679,8 +679,7 @@ def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
         return -(-waiting * 16384 // 16406) if hasattr(connected, "do_handshake") else waiting
 
     waiting = None
-    # ValueError: its own thread has just closed it.
-    with contextlib.suppress(AttributeError, OSError, ValueError):
+    with contextlib.suppress(AttributeError, OSError):
         waiting = ask(termios.TIOCOUTQ)
         return waiting, ask(SIOCOUTQNSD) if waiting else 0
     with contextlib.suppress(OSError):
@@ -733,15 +732,16 @@ class Connection:
         """Find out what has been acknowledged by now, and whether there was a reset."""
         # Read before the queue: what is handed over in between must not count.
         sent = self.sent
-        waiting, unsent = self._send_queue(self._socket)
-        if sent - (waiting or 0) > self.acknowledged:
-            self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
-        if unsent is not None:
-            self.departed = sent - unsent
-        if self._is_sending or sent != self.sent:
-            # More may have arrived than was counted: its own thread will be told of a reset too.
-            return
-        with contextlib.suppress(AttributeError, OSError):
+        # ValueError: its own thread has just closed it.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            waiting, unsent = self._send_queue(self._socket)
+            if sent - (waiting or 0) > self.acknowledged:
+                self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
+            if unsent is not None:
+                self.departed = sent - unsent
+            if self._is_sending or sent != self.sent:
+                # Not all that arrived has been counted; its own thread is told of a reset too.
+                return
             self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
             # Its own thread may just have been told, which clears the error.
             state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -814,10 +814,10 @@ class Connection:
 # _conclude, where downloads do.  All that is seen of them are lines, rows, and a summary.
 #
 #   a transfer is   when                                             it becomes
-#   SENDING         its last byte is acknowledged                    ACKNOWLEDGED
-#   ACKNOWLEDGED    its receiver goes on, or half a second passes    FINISHED
-#   either          its file has changed by then                     BROKEN
-#   either          it is reset, cut, or fails                       BROKEN
+#   SENDING         its last byte is acknowledged, and its receiver
+#                   goes on, or half a second passes                 FINISHED
+#                   its file has changed by then                     BROKEN
+#                   it is reset, cut, or fails                       BROKEN
 #
 #   a download is   when                                             it becomes
 #   UNDER_WAY       all has arrived, and nothing is under way        DELIVERED, in two lines
@@ -844,8 +844,8 @@ MOST_RESTING, MOST_SPANS, MOST_BROKEN, MOST_PIPELINED = 1000, 1000, 32, 256
 class State(enum.Enum):
     """Of a transfer, and of a download: see the tables above."""
 
-    SENDING, ACKNOWLEDGED, FINISHED, BROKEN = range(4)
-    UNDER_WAY, RESTING, DELIVERED, FORGOTTEN = range(4, 8)
+    SENDING, FINISHED, BROKEN = range(3)
+    UNDER_WAY, RESTING, DELIVERED, FORGOTTEN = range(3, 7)
 
 
 class Receiver(NamedTuple):
@@ -902,27 +902,20 @@ class Transfer:
         self.is_everything = count_bytes(self.spans) == self.version.size
         # Of the answer; and whether only this version was asked for (If-Range).
         self.status, self.is_conditional = 200, False
-        # Where its body begins in the stream, once its head is written; bytes of it that have left
-        # the machine, and are acknowledged, and since when all are.
+        # Where its body begins in the stream, once its head is written.
         self.position = sys.maxsize
-        self.departed = self.acknowledged = 0
-        self.acknowledged_since = 0.0
         self.state, self.is_reset = State.SENDING, False
         # What else broke it; "" for the network.
         self.failure: str | None = None
         # What was acknowledged when a later one went on from it, and where that one began.
         self.gone_on: tuple[int, int] | None = None
 
-    def see(self) -> None:
-        """Take note of how far its connection is."""
-        departed, acknowledged = self.connection.departed, self.connection.acknowledged
-        self.departed = min(max(departed - self.position, 0), self.length)
-        self.acknowledged = min(max(acknowledged - self.position, 0), self.length)
-        self.is_reset = self.connection.is_reset
+    def acknowledged(self) -> int:
+        return min(max(self.connection.acknowledged - self.position, 0), self.length)
 
     def left_off(self) -> int:
         """Return the first byte that is not acknowledged."""
-        return self.first + self.acknowledged
+        return self.first + self.acknowledged()
 
     def arrived(self) -> list[Span]:
         """Return what its receiver has of it; of several ranges only the end tells."""
@@ -930,7 +923,7 @@ class Transfer:
             return self.spans if self.state is State.FINISHED else []
         # Whoever resets had not read the last byte, acknowledged or not.
         arrived = [(self.first, min(self.left_off(), self.spans[0][1] - 1))]
-        if self.gone_on and self.gone_on[0] == self.acknowledged and not self.is_reset:
+        if self.gone_on and self.gone_on[0] == self.acknowledged() and not self.is_reset:
             # A network that breaks takes acknowledgements with it: where its receiver went on
             # tells what it had.
             arrived.append((self.left_off(), self.gone_on[1]))
@@ -959,7 +952,7 @@ class Download:
         # What broke of it last; bytes that came by transfers that have ended, and by all as they
         # were seen last; and that of the last few seconds, a second apart.
         self.failure: str | None = None
-        self.brought, self.seen = -sum(transfer.acknowledged for transfer in self.transfers), 0
+        self.brought, self.seen = -sum(each.acknowledged() for each in self.transfers), 0
         self.samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=5)
 
     def is_given_up(self) -> bool:
@@ -978,7 +971,7 @@ class Download:
 
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
-        seen = self.brought + sum(transfer.acknowledged for transfer in self.transfers)
+        seen = self.brought + sum(transfer.acknowledged() for transfer in self.transfers)
         if seen > self.seen:
             self.seen, self.moved = seen, now
         if now - self.samples[-1][0] >= 1:
@@ -1009,9 +1002,10 @@ def goes_on(later: Transfer, earlier: Transfer) -> bool:
     first, (start, stop) = later.first, earlier.spans[0]
     if first == 0 or not start <= first < stop or earlier.gone_on or len(earlier.spans) > 1:
         return False
-    departed = start + (0 if earlier.is_reset else earlier.departed)
-    left_off = earlier.left_off()
-    return left_off - MOST_UNREAD <= first <= max(left_off, departed)
+    left_off = furthest = earlier.left_off()
+    if not earlier.is_reset:
+        furthest = max(left_off, start + earlier.connection.departed - earlier.position)
+    return left_off - MOST_UNREAD <= first <= furthest
 
 
 def find_download(
@@ -1111,7 +1105,7 @@ class Downloads:
                             older.given_up_for = download
             download.receiver, download.version = transfer.receiver, transfer.version
             if predecessor:
-                predecessor.gone_on = (predecessor.acknowledged, transfer.first)
+                predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
                 if predecessor in download.broken:
                     download.broken.remove(predecessor)
                     download.ended = unite([*download.ended, *predecessor.arrived()])
@@ -1231,16 +1225,12 @@ class Downloads:
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfers of *connection* that are over, as the first table says; *patience*:
         seconds in which a reset could still come, 0 once its receiver goes on."""
-        now = self._clock()
+        is_patient = self._clock() - connection.moved < patience
         for transfer in list(self._transfers.get(connection, ())):
-            transfer.see()
-            if transfer.is_reset or transfer.failure is not None:
+            is_there = connection.acknowledged >= transfer.position + transfer.length
+            is_broken = connection.is_reset or transfer.failure is not None
+            if is_broken or (is_there and not is_patient):
                 self._end(transfer)
-            elif connection.acknowledged >= transfer.position + transfer.length:
-                if transfer.state is State.SENDING:
-                    transfer.state, transfer.acknowledged_since = State.ACKNOWLEDGED, now
-                if now - transfer.acknowledged_since >= patience:
-                    self._end(transfer)
 
     def _end(self, transfer: Transfer) -> None:
         """End *transfer*, and see what becomes of its download."""
@@ -1253,6 +1243,7 @@ class Downloads:
                 if transfer.failure is None:
                     transfer.failure = failure_reason(error)
             connection.file = None
+        transfer.is_reset = connection.is_reset
         is_broken = transfer.is_reset or transfer.failure is not None
         transfer.state = State.BROKEN if is_broken else State.FINISHED
         if is_broken and not transfer.gone_on:
@@ -1262,7 +1253,7 @@ class Downloads:
         self._transfers[connection].remove(transfer)
         download.see(self._clock())
         download.transfers.remove(transfer)
-        download.brought += transfer.acknowledged
+        download.brought += transfer.acknowledged()
         download.ended = unite([*download.ended, *transfer.arrived()])
         download.ended_at = self._clock()
         if len(download.ended) > MOST_SPANS:
@@ -1281,7 +1272,6 @@ class Downloads:
             return
         for lingering in download.transfers:
             lingering.connection.look()
-            lingering.see()
         if download.is_under_way():
             return
         same = [other for other in self._own(download) if other.version == download.version]

@@ -75,8 +75,10 @@ def make_transfer(
 ) -> Transfer:
     source = source or Source()
     transfer = Transfer(receiver, "GET /f", source.name, source.version, spans)
+    wire = Wire()
+    transfer.connection, transfer.position = wire, 0  # type: ignore[assignment]
     for name, value in facts.items():
-        setattr(transfer, name, value)
+        setattr(wire if name in ("acknowledged", "departed") else transfer, name, value)
     return transfer
 
 
