@@ -59,8 +59,14 @@ if TYPE_CHECKING:
 
     # Takes an address, and its events: a subject, such as a request, and what became of it.
     Log = Callable[[str, Sequence[Tuple[str, str]]], None]
+    Clock = Callable[[], float]
+    # Bytes of a socket that are not acknowledged, and that have not even left.
+    SendQueue = Callable[["socket.socket"], Tuple[Union[int, None], Union[int, None]]]
+    Field = Tuple[str, str]
     # What a name in a folder is; the last four are not offered.
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
+    # Files that this program writes to.
+    Logs = Collection["FileId"]
     # What is named, by the name of its link: a path, or an archive.
     Named = Mapping[str, Union[str, "Archive"]]
 
@@ -211,7 +217,7 @@ class Folder:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         return open_regular(path)
 
-    def entries(self, logs: Collection[FileId]) -> list[Entry]:
+    def entries(self, logs: Logs) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
         with contextlib.ExitStack() as opened:
             folder = None
@@ -223,9 +229,7 @@ class Folder:
             return [make_entry(self._above + item.name, item, folder, logs) for item in items]
 
 
-def make_entry(
-    path: str, item: os.DirEntry[str], folder: int | None, logs: Collection[FileId]
-) -> Entry:
+def make_entry(path: str, item: os.DirEntry[str], folder: int | None, logs: Logs) -> Entry:
     """Return what *item* of an open *folder* is, or of no open one; *path* is to lead to it."""
     if item.name.startswith("."):
         return Entry(path, "hidden")
@@ -247,7 +251,7 @@ def make_entry(
     return Entry(path, kind, status.st_mode & PERMISSIONS, size, status.st_mtime_ns, target)
 
 
-def walk(root: str, is_deep: bool, logs: Collection[FileId]) -> Iterator[Entry]:
+def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
     """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
     each folder before what is in it.  Symlinks are not followed, hidden folders not entered; *logs*
     are files that this program writes to.  Raise OSError for *root* alone."""
@@ -273,7 +277,7 @@ class Archive:
     modified: int | None = None
 
     def __init__(
-        self, path: str, folder: str, logs: Collection[FileId], progress: Callable[[str, int], None]
+        self, path: str, folder: str, logs: Logs, progress: Callable[[str, int], None]
     ) -> None:
         """Lay out the folder *path*, called *folder*, and tell *progress* how many entries there
         are.  Raise OSError where it cannot be read."""
@@ -369,12 +373,7 @@ class Share:
     if *is_deep*, of its sub-folders, but not *logs*."""
 
     def __init__(
-        self,
-        folder: str,
-        named: Named,
-        secret: str = "",
-        is_deep: bool = False,
-        logs: Collection[FileId] = (),
+        self, folder: str, named: Named, secret: str = "", is_deep: bool = False, logs: Logs = ()
     ) -> None:
         self.named, self._secret, self.is_deep, self.logs = named, secret, is_deep, logs
         self.folder = os.path.abspath(folder) if folder else ""
@@ -495,11 +494,7 @@ class Refusal(Exception):
     """Why a request is answered with an error; *phrase*: where it is not the usual one."""
 
     def __init__(
-        self,
-        status: int,
-        detail: str = "",
-        fields: Sequence[tuple[str, str]] = (),
-        phrase: str = "",
+        self, status: int, detail: str = "", fields: Sequence[Field] = (), phrase: str = ""
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.fields = status, detail, fields
@@ -693,8 +688,8 @@ class Connection:
     def __init__(
         self,
         connected: socket.socket,
-        send_queue: Callable[[socket.socket], tuple[int | None, int | None]] = send_queue,
-        clock: Callable[[], float] = time.monotonic,
+        send_queue: SendQueue = send_queue,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._socket, self._send_queue, self._clock = connected, send_queue, clock
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
@@ -1051,10 +1046,10 @@ class Downloads:
     def __init__(
         self,
         log: Log,
-        timeout: float = 60.0,
+        timeout: float = 60,
         wanted: int = 0,
         named: Iterable[str] = (),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
     ) -> None:
         """*timeout*: seconds without progress that end a connection; *wanted*: deliveries, of each
         of *named* if there are any, that are enough, or 0."""
@@ -1565,9 +1560,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         head = self.head(refusal.status, fields, len(body), refusal.phrase)
         self.stream.send([head, b"" if self.command == "HEAD" else body])
 
-    def head(
-        self, status: int, fields: Sequence[tuple[str, str]], length: int, phrase: str = ""
-    ) -> bytes:
+    def head(self, status: int, fields: Sequence[Field], length: int, phrase: str = "") -> bytes:
         """Return the head of an answer; *length*: of the body, in bytes."""
         self.close_connection = self.close_connection or self.server.downloads.is_enough()
         fields = [("Server", "httpd_download"), ("Date", http_date(int(time.time()))), *fields]
