@@ -695,7 +695,9 @@ class Connection:
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
         connected.settimeout(86400)
-        self._is_sending = self._is_shut = self.is_reset = False
+        self._is_sending = self._is_shut = False
+        # Whether there was a reset, and whether also all has been counted that arrived before it.
+        self.is_failing = self.is_reset = False
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: File | None = None
         # Bytes handed over; of these, what has left the machine, and what is acknowledged.
@@ -734,13 +736,12 @@ class Connection:
                 self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
             if unsent is not None:
                 self.departed = sent - unsent
-            if self._is_sending or sent != self.sent:
-                # Not all that arrived has been counted; its own thread is told of a reset too.
-                return
-            self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            has_failed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
             # Its own thread may just have been told, which clears the error.
             state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-            self.is_reset |= state == TCP_CLOSE and not self._is_shut
+            self.is_failing |= has_failed or (state == TCP_CLOSE and not self._is_shut)
+            # While bytes are handed over, not all that arrived has been counted.
+            self.is_reset |= self.is_failing and not self._is_sending and sent == self.sent
 
     def shut(self) -> None:
         """Say that nothing more comes.  Raise OSError."""
@@ -1080,6 +1081,8 @@ class Downloads:
                 if any(each.name == transfer.name for each in transfers):
                     other.look()
                     self._settle(other, GRACE)
+            # Who hands bytes over to a connection that was reset is being told just now.
+            self._changed.wait_for(self._is_counted, GRACE)
             download, predecessor = find_download(transfer, self._known(transfer.name))
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
@@ -1208,6 +1211,10 @@ class Downloads:
             shown = [d for d in self._under_way if d.is_under_way() and not d.is_given_up()]
             now = self._clock()
             return [download.row(now) for download in shown[:most]], max(0, len(shown) - most)
+
+    def _is_counted(self) -> bool:
+        """Tell whether of all connections that were reset is known what had arrived."""
+        return not any(each.is_failing and left for each, left in self._transfers.items())
 
     def _known(self, name: str) -> list[Download]:
         return [each for each in chain(self._at_rest, self._under_way) if each.name == name]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 import unittest
 from typing import Any, Callable, Iterable, Iterator
+from unittest import mock
 
 from httpd_download import (
     GRACE,
@@ -29,7 +31,7 @@ from httpd_download import (
     format_size,
     unite,
 )
-from tests.support import Lines, reset, until
+from tests.support import PATIENCE, Lines, reset, until
 
 MIB = 1 << 20
 SIZE = 100 * MIB
@@ -57,7 +59,7 @@ class Wire:
 
     def __init__(self, clock: Any = lambda: 0.0) -> None:
         self.sent = self.departed = self.acknowledged = self.seen = 0
-        self.is_reset = self.is_cut = False
+        self.is_reset = self.is_failing = self.is_cut = False
         self.file: Source | None = None
         self.clock = clock
         self.moved = clock()
@@ -376,7 +378,7 @@ class ConnectionTest(unittest.TestCase):
             reset(self.client)
             until(self.is_reset, "the reset is there")
             connection.look()
-            self.assertFalse(connection.is_reset)
+            self.assertEqual((connection.is_failing, connection.is_reset), (True, False))
             yield bytes(1 << 17)
 
         with self.assertRaises(ConnectionError):
@@ -815,6 +817,24 @@ class VersionTest(Case):
         self.assertEqual(
             (refusal.status, refusal.phrase), (409, "The file has changed: start over")
         )
+
+    def test_a_piece_that_overtakes_the_end_of_a_probe(self) -> None:
+        # The reset is seen while another thread hands bytes over, which has yet to be told.
+        self.reset(self.ask(), 30)
+        self.wait(REST)
+        probe = self.ask(source=Source(NEW))
+        wire: Any = probe.connection
+        ends = threading.Thread(target=self.reset, args=(probe, 0.1))
+
+        def look() -> None:
+            del wire.look
+            wire.is_failing = True
+            ends.start()
+
+        wire.look = look
+        with mock.patch("httpd_download.GRACE", PATIENCE):
+            self.assert_refused(30, source=Source(NEW))
+        ends.join()
 
     def test_resumed_after_the_file_was_replaced(self) -> None:
         self.reset(self.ask(), 30)

@@ -457,9 +457,9 @@ class StopTest(Case):
             program.err.wait_for("delivered", count)
         body = self.fetch_and_go_on(program, "/g", "bytes=0-219999")
         self.assertEqual(body, data[:220_000])
-        client = self.begin(program.port(), "/big", 7 * MIB)
+        client = self.begin(program.port(), "/big", 9 * MIB)
         self.stop(program, signal.SIGTERM)
-        self.assertLess(len(read_all(client)), 57 * MIB)
+        self.assertLess(len(read_all(client)), 55 * MIB)
         *log, delivered, lacking, advice = program.err.all()
         # What is cut short by hand has no line in the log.
         self.assertEqual(len([line for line in log if '"GET /big ' in line]), 1)
