@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     # Bytes of a socket that are not acknowledged, and that have not even left.
     SendQueue = Callable[["socket.socket"], Tuple[Union[int, None], Union[int, None]]]
     Field = Tuple[str, str]
+    # Where text is written, if there is such a stream, and text with where it goes.
+    Stream = Union[TextIO, None]
+    Text = Tuple[Stream, str]
     # What a name in a folder is; the last four are not offered.
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
     # Files that this program writes to.
@@ -1787,12 +1790,11 @@ def base_url(host: str, port: int, scheme: str = "http") -> str:
 # escaped.  On a terminal the last rows show what is under way: they are erased before lines are
 # written, and written anew below them.
 
-# C0, DEL and C1; the backslash that marks an escape; what changes the direction of text, or ends
-# a line; and bytes that are no UTF-8.
-UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x5C, 0x61C, 0x200E, 0x200F]
-UNPRINTABLE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in UNPRINTABLE}
-ESCAPES.update({code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)})
+# C0, DEL and C1; what changes the direction of text, or ends a line; bytes that are no UTF-8; and
+# the backslash that marks an escape.
+UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F)]
+UNPRINTABLE += [*range(0x2066, 0x206A), *range(0xDC80, 0xDD00)]
+ESCAPES = {c: f"\\u{c:04x}" if 0xFF < c < 0xDC00 else f"\\x{c & 0xFF:02x}" for c in UNPRINTABLE}
 ESCAPES[ord("\\")] = "\\\\"
 # Characters of a request that are logged, and lines that wait for the terminal.
 LONGEST, MOST_WAITING = 1000, 10_000
@@ -1809,7 +1811,7 @@ def escape(text: str) -> str:
     return text.translate(ESCAPES)
 
 
-def encodable(text: str, stream: TextIO | None) -> str:
+def encodable(text: str, stream: Stream) -> str:
     """Escape what the encoding of *stream* has no character for."""
     encoding = getattr(stream, "encoding", None) or "ascii"
     return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -1819,9 +1821,8 @@ def widths(text: str) -> list[int]:
     """Return how many columns each character of *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
 
-    return [
-        (category(c) not in ("Mn", "Me", "Cf")) * (1 + (east_asian_width(c) in "WF")) for c in text
-    ]
+    none = ("Mn", "Me", "Cf")
+    return [0 if category(c) in none else 1 + (east_asian_width(c) in "WF") for c in text]
 
 
 def fit(text: str, columns: int) -> str:
@@ -1853,8 +1854,8 @@ def format_rows(rows: Sequence[Row], more: int, columns: int, block: str) -> lis
     for row, figure in zip(rows, figures):
         name = fit(row.name, room)
         name += " " * (min(names, room) - sum(widths(name)) + 1)
-        blocks = block * (row.arrived * bar // row.size if row.size else 0)
         address = row.address.ljust(addresses)[:addresses]
+        blocks = block * (row.arrived * bar // max(row.size, 1))
         lines.append(fit(f"{name}{address}{blocks.ljust(bar)}{figure}", columns))
     return lines + [fit(f"and {more} more", columns)] * (more > 0)
 
@@ -1863,28 +1864,23 @@ class Terminal:
     """The one place that writes: links to *out*, the log and the rows to *err*."""
 
     def __init__(
-        self,
-        out: TextIO | None,
-        err: TextIO | None,
-        size: Callable[[], tuple[int, int]] | None = None,
+        self, out: Stream, err: Stream, size: Callable[[], tuple[int, int]] | None = None
     ) -> None:
         """*size*: returns columns and lines.  Raise RuntimeError where there is no thread left."""
         self._out, self._err, self._size = out, err, size or self._ask_size
         self._is_live = err is not None and err.isatty() and os.environ.get("TERM") != "dumb"
         self._colours = COLOURS if self._is_live and not os.environ.get("NO_COLOR") else {}
-        # Lines that wait, each with its stream, and how many were lost.
-        self._waiting: deque[tuple[TextIO | None, str]] = deque()
+        # Lines that wait, each with its stream, and how many were lost; at the end the last ones.
+        self._waiting: deque[Text] = deque()
         self._lost = 0
-        # The last lines of all.
-        self._last: Sequence[str] = ()
-        # What is to be shown below them, and what is.
-        self._note, self._more = "", 0
-        self._rows: Sequence[Row] = ()
+        self._last: Sequence[str] | None = None
+        # What is to be shown below them, with how many rows more, or a note; and what is.
+        self._below: tuple[Sequence[Row], int, str] = ((), 0, "")
         self._shown: list[str] = []
-        self._wake, self._closed = threading.Event(), threading.Event()
         if self._is_live and hasattr(sys, "getwindowsversion"):
             # Switches a Windows console to understanding escape sequences.
             os.system("")
+        self._wake = threading.Event()
         self._writer = threading.Thread(target=self._write_on, daemon=True)
         self._writer.start()
 
@@ -1907,67 +1903,64 @@ class Terminal:
             bell = "\a" if self._is_live and event.startswith("delivered.") else ""
             line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
             self._waiting.append((self._err, line))
-        if not self._wake.is_set():
-            self._wake.set()
+        self._wake.set()
 
     def note_progress(self, folder: str, entries: int) -> None:
         """Show in the last row of a terminal how much of *folder* has been read."""
-        self._note = escape(f"reading {folder}: {entries:,} entries")
-        self._wake.set()
+        self.show([], 0, f"reading {folder}: {entries:,} entries")
 
-    def show(self, rows: Sequence[Row], more: int) -> None:
-        """Show what is under way in the last rows of a terminal: *rows*, and how many *more*."""
-        self._note, self._rows, self._more = "", rows, more
-        if rows or self._shown:
+    def show(self, rows: Sequence[Row], more: int, note: str = "") -> None:
+        """Show in the last rows of a terminal what is under way, *rows* and how many *more*, or
+        else a *note*."""
+        self._below = rows, more, note
+        if rows or note or self._shown:
             self._wake.set()
 
     def close(self, lines: Sequence[str]) -> None:
         """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
         self._last = lines
-        self._closed.set()
-        self.show([], 0)
         self._wake.set()
         self._writer.join()
 
     def _write_on(self) -> None:
         """Write what waits, a few times a second, until the terminal is closed."""
-        is_last = False
-        while not is_last:
+        last = None
+        while last is None:
             # There may be no memory for a while, not even to wait.
             with contextlib.suppress(MemoryError, RuntimeError):
                 self._wake.wait()
                 self._wake.clear()
-                is_last = self._closed.is_set()
+                last = self._last
                 texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 lost, self._lost = self._lost, 0
                 if lost:
                     texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
-                if is_last:
-                    texts += [(self._err, f"{escape(line)}\n") for line in self._last]
+                texts += [(self._err, f"{escape(line)}\n") for line in last or ()]
                 if self._is_live:
-                    texts = self._with_rows(texts)
+                    texts = self._with_rows(texts, last is not None)
                 for stream, several in groupby(texts, key=lambda item: item[0]):
                     if stream:
                         write_all(stream, "".join(text for _, text in several))
             time.sleep(PAUSE)
 
-    def _with_rows(self, texts: list[tuple[TextIO | None, str]]) -> list[tuple[TextIO | None, str]]:
+    def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
         columns, height = self._size()
+        rows, more, note = ((), 0, "") if is_last else self._below
         most = max(1, min(MOST_ROWS, height // 3))
-        rows = [row._replace(name=encodable(escape(row.name), self._err)) for row in self._rows]
+        named = [row._replace(name=encodable(escape(row.name), self._err)) for row in rows[:most]]
+        more += len(rows) - len(named)
         block = FULL_BLOCK if encodable(FULL_BLOCK, self._err) == FULL_BLOCK else "#"
         # The last column is left free: some terminals begin a new line once it is written to.
-        lines = [fit(self._note, columns - 1)] * bool(self._note)
-        more = self._more + max(0, len(rows) - most)
-        lines += format_rows(rows[:most], more, columns - 1, block)
+        lines = format_rows(named, more, columns - 1, block)
+        lines += [fit(encodable(escape(note), self._err), columns - 1)] * bool(note)
         if not texts and lines == self._shown:
             return []
         # A window that became narrower has folded rows.
         folded = sum((max(sum(widths(row)), 1) - 1) // columns + 1 for row in self._shown)
         up = f"\x1b[{folded - 1}A" if folded > 1 else ""
         # At the end what the terminal has echoed of a Ctrl-C goes too.
-        erase = f"{up}\r\x1b[J" if self._shown or self._closed.is_set() else ""
+        erase = f"{up}\r\x1b[J" if self._shown or is_last else ""
         self._shown = lines
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
