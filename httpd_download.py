@@ -2044,32 +2044,26 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if getattr(sys.modules.get("__main__"), "__spec__", None):
         prog = "python3 -m httpd_download"
     parser = Parser(prog=prog, allow_abbrev=False)
-    add = parser.add_argument
-    add("names", nargs="*")
-    add("-p", "--port", default="0")
-    add("-b", "--bind")
-    add("-d", "--directory")
-    add("-r", "--recursive", action="store_true")
-    add("-c", "--count")
-    add("--host")
-    add("--secret", action="store_true")
-    add("--resume-only", action="store_true")
-    add("--timeout", default="60")
-    add("--tls-cert")
-    add("--tls-key")
-    add("--version", action="version", version=f"httpd_download {__version__}")
+    parser.add_argument("names", nargs="*")
+    valued = ("-p --port", "-b --bind", "-d --directory", "-c --count", "--host", "--timeout")
+    for flags in (*valued, "--tls-cert", "--tls-key"):
+        parser.add_argument(*flags.split())
+    for flags in ("-r --recursive", "--secret", "--resume-only"):
+        parser.add_argument(*flags.split(), action="store_true")
+    parser.add_argument("--version", action="version", version=f"httpd_download {__version__}")
+    parser.set_defaults(port="0", timeout="60")
     options = parser.parse_args(arguments)
     for name, (pattern, wanted) in VALUES.items():
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
     try:
-        options.bind = options.bind and numeric_address(options.bind)
+        options.bind = None if options.bind is None else numeric_address(options.bind)
     except ValueError as error:
         parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
         parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
-    if options.directory == "" or "" in options.names:
+    if "" in (options.directory, options.tls_cert, options.tls_key, *options.names):
         parser.error("a name is empty: a file or folder was expected")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key goes with --tls-cert")
@@ -2113,9 +2107,8 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
             soft = hard
         limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
         most = max(1, (limit - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
+    # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
     addresses = [options.bind] if options.bind else [("::",), ("0.0.0.0",)]
-    if not options.bind and not socket.has_dualstack_ipv6():
-        del addresses[0]
     ports = [int(options.port)] if int(options.port) else random.sample(PORTS, 64)
     tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     for address, port in product(addresses, ports):
@@ -2138,13 +2131,13 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
     # With the zone of a link-local address, which server_address[0] leaves out.
     numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
     bound = socket.getnameinfo(server.server_address, numeric)[0]  # type: ignore[arg-type]
-    hosts = [options.host or bound]
-    if not options.host and bound in ("::", "0.0.0.0"):
-        hosts = local_addresses(ipv6=bound == "::")
+    is_any = bound in ("::", "0.0.0.0") and not options.host
+    hosts = local_addresses(bound == "::") if is_any else [options.host or bound]
     scheme = "https" if options.tls_cert else "http"
-    urls = [base_url(host, server.server_port, scheme) for host in hosts]
-    for label, url in zip(["serving on", *["also on"] * len(urls)], urls):
-        terminal.say(f"{label}: {url}/")
+    url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
+    terminal.say(f"serving on: {url}/")
+    for other in others:
+        terminal.say(f"also on: {other}/")
     terminal.say("===== local files =====")
     share, remarks, is_empty = server.share, [], True
     for offer in share.offers():
@@ -2154,17 +2147,17 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
             remarks += [f"left out of {offer.name}: {offer.left_out}"] * bool(offer.left_out)
         elif not link.endswith("/" + offer.name):
             told.insert(0, escape(offer.name))
-        terminal.say(f"link: {urls[0]}{link}  ({', '.join(told)})")
+        terminal.say(f"link: {url}{link}  ({', '.join(told)})")
     if is_empty:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
-        kinds: Counter[str] = Counter(entry.kind for entry in entries)
-        # Without the folder itself.
-        kinds["folder"] = 0 if share.is_deep else kinds["folder"] - 1
-        nouns = {"folder": "folder", "hidden": "hidden file", "unreadable": "unreadable file"}
-        nouns.update({"symlink": "symlink", "special": "special file"})
-        there = ", ".join(plural(kinds[kind], noun) for kind, noun in nouns.items() if kinds[kind])
-        there += f": {'-r, or ' * bool(kinds['folder'])}name them" if there else ""
-        terminal.say("nothing to offer here" + (f" ({there})" if there else ""))
+        # Without the folder itself, and those that have been looked into.
+        kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
+        if share.is_deep:
+            del kinds["folder"]
+        nouns = ("folder", "hidden file", "unreadable file", "symlink", "special file")
+        there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
+        advice = "-r, or name them" if kinds["folder"] else "name them"
+        remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
     for remark in remarks:
         terminal.say(escape(remark))
     terminal.say("===== start logging =====")
@@ -2173,10 +2166,8 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
 def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None:
     """Serve until there are enough deliveries.  Raise RuntimeError where a thread cannot start, or
     dies."""
-    ended = threading.Event()
-
-    def accept() -> None:
-        server.serve_forever(TICK)
+    # What died of what; "" when there are enough deliveries.
+    ends: deque[str] = deque(maxlen=1)
 
     def watch() -> None:
         while not downloads.is_over():
@@ -2186,37 +2177,40 @@ def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None
             # However many there are, looking at them takes little of the time.
             time.sleep(max(TICK, 100 * (time.monotonic() - began)))
 
-    def run(work: Callable[[], None]) -> None:
-        with contextlib.suppress(Exception):
-            while True:
-                # There may be no memory for a while.
-                with contextlib.suppress(MemoryError):
-                    work()
-                    break
+    def run(task: str, work: Callable[[], None]) -> None:
+        while not ends:
+            try:
+                work()
+                ends.append("")
+            except MemoryError:
+                # There may be none for a while.
                 time.sleep(TICK)
-        ended.set()
+            except Exception as error:
+                ends.append(f"the thread that {task} has died: {error!r}")
 
     # glibc loads what ends a thread when the first one ends: later there may be no memory for it.
     threading.Thread(target=int).start()
-    for work in (accept, watch):
-        threading.Thread(target=run, args=(work,), daemon=True).start()
+    accept = functools.partial(server.serve_forever, TICK)
+    for task in (("accepts connections", accept), ("watches", watch)):
+        threading.Thread(target=run, args=task, daemon=True).start()
     # Not Event.wait, which needs memory, and which on Windows no signal ends.
-    while not ended.is_set():
+    while not ends:
         time.sleep(TICK / 4)
-    if not downloads.is_over():
-        raise RuntimeError("the thread that accepts connections, or the one that watches, has died")
+    if ends[0]:
+        raise RuntimeError(ends[0])
 
 
-def interrupt(number: int, frame: object) -> None:
-    """End the work of the main thread, once: the second Ctrl-C of an impatient hand changes
-    nothing."""
-    ignore_signals()
-    raise KeyboardInterrupt
-
-
-def ignore_signals() -> None:
+def handle_signals(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        # What nohup, or a script's &, has made deaf stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def interrupt(*_: object) -> None:
+    """End the work of the main thread, once: an impatient hand's second Ctrl-C changes nothing."""
+    handle_signals(signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -2226,36 +2220,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # For each thread, which ever touches 12 KiB of it.
     threading.stack_size(1 << 18)
     status, lines, server, terminal = 0, [], None, None
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # What nohup, or a script's &, has made deaf stays so.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, interrupt)
-        terminal = Terminal(sys.stdout, sys.stderr)
-        share = make_share(options, terminal)
-        count = int(options.count or 0)
-        downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
-        server = make_server(options, share, downloads)
-        announce(server, options, terminal)
-        serve(server, downloads, terminal)
-    except KeyboardInterrupt:
-        pass
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        status, lines = 1, [f"httpd_download: {place}{error.strerror}"]
-    except (ValueError, MemoryError, RuntimeError) as error:
-        told = str(error) or type(error).__name__
-        status, lines = 2 if isinstance(error, ValueError) else 1, [f"httpd_download: {told}"]
-    finally:
-        ignore_signals()
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            handle_signals(interrupt)
+            terminal = Terminal(sys.stdout, sys.stderr)
+            share = make_share(options, terminal)
+            count = int(options.count or 0)
+            downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
+            server = make_server(options, share, downloads)
+            announce(server, options, terminal)
+            serve(server, downloads, terminal)
+        except (OSError, ValueError, MemoryError, RuntimeError) as error:
+            status = 2 if isinstance(error, ValueError) else 1
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            parts = ("httpd_download", getattr(error, "filename", None), told)
+            lines = [": ".join(filter(None, parts))]
+        finally:
+            handle_signals(signal.SIG_IGN)
     deadline = threading.Timer(PARTING, os._exit, (status,))
     deadline.daemon = True
     with contextlib.suppress(RuntimeError):
         deadline.start()
     if server:
-        lines += downloads.stop()
-        if len(lines) > 1 and not options.secret:
-            lines.append(f"to let them resume: the same command with -p {server.server_port}")
+        summary = downloads.stop()
+        if len(summary) > 1 and not options.secret:
+            summary.append(f"to let them resume: the same command with -p {server.server_port}")
+        lines += summary
     if terminal:
         terminal.close(lines or ["stopped."])
     else:

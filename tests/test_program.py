@@ -272,6 +272,20 @@ class OutputTest(Case):
             self.stop(program, number)
             self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
 
+    def test_only_the_log_is_named(self) -> None:
+        with (self.folder / "log").open("w") as log:
+            program = self.start("log", stderr=log)
+            self.assertEqual(program.links(), [])
+            self.assertEqual(program.out.all()[2], "nothing to offer here")
+
+    @posix_only
+    def test_nothing_to_offer_in_sub_folders(self) -> None:
+        for name in ["a/.f", ".hidden/f"]:
+            self.write(name)
+        program = self.start("-r")
+        self.assertEqual(program.links(), [])
+        self.assertEqual(program.out.all()[2], "nothing to offer here (2 hidden files: name them)")
+
     @unittest.skipUnless(has_ipv6_loopback(), "no IPv6 on loopback")
     def test_ipv6(self) -> None:
         self.write("f")
@@ -395,6 +409,7 @@ class ErrorTest(Case):
             (r"--port a\\x0ab: a port was expected", "-p", "a\nb"),
             ("-p.*expected one argument", "-p"),
             ("localhost is not an address in figures", "-b", "localhost"),
+            (" is not an address in figures", "-b", ""),
             ("--count 0: a number from 1 up was expected", "-c", "0"),
             ("--count x: a number from 1 up was expected", "-c", "x"),
             ("--timeout 0: a number of seconds above 0 was expected", "--timeout", "0"),
@@ -406,6 +421,9 @@ class ErrorTest(Case):
             ("what is named is offered alone", "-r", "f"),
             ("a name is empty", ""),
             ("a name is empty", "-d", ""),
+            # As by a variable that is not set: it shall not serve without TLS.
+            ("a name is empty", "--tls-cert", ""),
+            ("a name is empty", "--tls-cert", "f", "--tls-key", ""),
             ("--tls-key goes with --tls-cert", "--tls-key", "f"),
         ]:
             with self.subTest(arguments), contextlib.redirect_stderr(io.StringIO()) as err:
@@ -442,6 +460,26 @@ class ErrorTest(Case):
                 (line,) = program.err.all()
                 self.assertRegex(line, rf"\Ahttpd_download: {complaint}\Z")
                 self.assertEqual(program.out.all(), [])
+
+    def test_a_thread_dies(self) -> None:
+        """One line says which and why, whatever was under way; and status 1."""
+        self.write("f")
+        for owner, name, task in [
+            ("QuietServer", "serve_forever", "accepts connections"),
+            ("Downloads", "watch", "watches"),
+        ]:
+            code = (
+                "import httpd_download, sys\n"
+                "def die(*_): raise OSError(5, 'no more')\n"
+                f"httpd_download.{owner}.{name} = die\n"
+                "sys.exit(httpd_download.main(['-b', '127.0.0.1']))"
+            )
+            with self.subTest(task):
+                program = self.start_command([sys.executable, "-c", code])
+                self.assertEqual(program.wait(), 1)
+                self.assertEqual(len(program.links()), 1)
+                died = f"httpd_download: the thread that {task} has died: OSError(5, 'no more')"
+                self.assertEqual(program.err.all(), [died, "stopped. nothing was delivered"])
 
 
 @posix_only
