@@ -1821,8 +1821,8 @@ def widths(text: str) -> list[int]:
     """Return how many columns each character of *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
 
-    none = ("Mn", "Me", "Cf")
-    return [0 if category(c) in none else 1 + (east_asian_width(c) in "WF") for c in text]
+    zero = ("Mn", "Me", "Cf")
+    return [0 if category(c) in zero else 1 + (east_asian_width(c) in "WF") for c in text]
 
 
 def fit(text: str, columns: int) -> str:
@@ -1910,8 +1910,7 @@ class Terminal:
         self.show([], 0, f"reading {folder}: {entries:,} entries")
 
     def show(self, rows: Sequence[Row], more: int, note: str = "") -> None:
-        """Show in the last rows of a terminal what is under way, *rows* and how many *more*, or
-        else a *note*."""
+        """Show in the last rows of a terminal *rows*, and how many *more*; or else a *note*."""
         self._below = rows, more, note
         if rows or note or self._shown:
             self._wake.set()
@@ -1949,10 +1948,9 @@ class Terminal:
         rows, more, note = ((), 0, "") if is_last else self._below
         most = max(1, min(MOST_ROWS, height // 3))
         named = [row._replace(name=encodable(escape(row.name), self._err)) for row in rows[:most]]
-        more += len(rows) - len(named)
         block = FULL_BLOCK if encodable(FULL_BLOCK, self._err) == FULL_BLOCK else "#"
         # The last column is left free: some terminals begin a new line once it is written to.
-        lines = format_rows(named, more, columns - 1, block)
+        lines = format_rows(named, more + len(rows) - len(named), columns - 1, block)
         lines += [fit(encodable(escape(note), self._err), columns - 1)] * bool(note)
         if not texts and lines == self._shown:
             return []
@@ -1965,7 +1963,7 @@ class Terminal:
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
     def _ask_size(self) -> tuple[int, int]:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError):
             columns, lines = os.get_terminal_size(self._err.fileno())  # type: ignore[union-attr]
             return columns or 80, lines or 24
         return 80, 24
@@ -1988,7 +1986,6 @@ def write_all(stream: TextIO, text: str) -> None:
 # From the arguments to a server that runs, and to its end.  The main thread starts everything and
 # waits, so that a signal finds nothing half done.
 
-PORTS = range(20000, 50001)
 # Descriptors: for streams, the listening socket, modules being loaded and some to spare; and for a
 # connection, which has a socket, a file with its folder, and the last one that it sent by sendfile.
 OWN_DESCRIPTORS, DESCRIPTORS_EACH = 24, 4
@@ -2058,7 +2055,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
     try:
-        options.bind = None if options.bind is None else numeric_address(options.bind)
+        numeric_address("::" if options.bind is None else options.bind)
     except ValueError as error:
         parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
@@ -2108,8 +2105,8 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
         limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
         most = max(1, (limit - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
     # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
-    addresses = [options.bind] if options.bind else [("::",), ("0.0.0.0",)]
-    ports = [int(options.port)] if int(options.port) else random.sample(PORTS, 64)
+    addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
+    ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
     tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     for address, port in product(addresses, ports):
         try:
@@ -2128,11 +2125,10 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
     """Print where the server can be reached, and a link for each offer."""
-    # With the zone of a link-local address, which server_address[0] leaves out.
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    bound = socket.getnameinfo(server.server_address, numeric)[0]  # type: ignore[arg-type]
+    bound = server.server_address[0]
     is_any = bound in ("::", "0.0.0.0") and not options.host
-    hosts = local_addresses(bound == "::") if is_any else [options.host or bound]
+    # As it was typed: server_address leaves out the zone of a link-local address.
+    hosts = local_addresses(bound == "::") if is_any else [options.host or options.bind]
     scheme = "https" if options.tls_cert else "http"
     url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
     terminal.say(f"serving on: {url}/")
@@ -2164,10 +2160,9 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
 
 
 def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None:
-    """Serve until there are enough deliveries.  Raise RuntimeError where a thread cannot start, or
-    dies."""
-    # What died of what; "" when there are enough deliveries.
-    ends: deque[str] = deque(maxlen=1)
+    """Serve until there are enough deliveries.  Raise RuntimeError if a thread fails."""
+    # What a thread died of; None when there are enough deliveries.
+    ends: deque[Exception | None] = deque()
 
     def watch() -> None:
         while not downloads.is_over():
@@ -2177,27 +2172,27 @@ def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None
             # However many there are, looking at them takes little of the time.
             time.sleep(max(TICK, 100 * (time.monotonic() - began)))
 
-    def run(task: str, work: Callable[[], None]) -> None:
+    def run(work: Callable[[], None]) -> None:
         while not ends:
+            # There may be no memory for a while: nothing here needs any.
             try:
                 work()
-                ends.append("")
+                ends.append(None)
             except MemoryError:
-                # There may be none for a while.
                 time.sleep(TICK)
             except Exception as error:
-                ends.append(f"the thread that {task} has died: {error!r}")
+                ends.append(error)
 
     # glibc loads what ends a thread when the first one ends: later there may be no memory for it.
     threading.Thread(target=int).start()
-    accept = functools.partial(server.serve_forever, TICK)
-    for task in (("accepts connections", accept), ("watches", watch)):
-        threading.Thread(target=run, args=task, daemon=True).start()
+    for work in (functools.partial(server.serve_forever, TICK), watch):
+        threading.Thread(target=run, args=(work,), daemon=True).start()
     # Not Event.wait, which needs memory, and which on Windows no signal ends.
     while not ends:
         time.sleep(TICK / 4)
     if ends[0]:
-        raise RuntimeError(ends[0])
+        who = "the thread that accepts connections, or the one that watches"
+        raise RuntimeError(f"{who}, has died: {ends[0]!r}")
 
 
 def handle_signals(handler: Any) -> None:
@@ -2214,8 +2209,7 @@ def interrupt(*_: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status: 0, 1 for what could not be done, 2 for a command
-    line that is wrong."""
+    """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     options = parse_arguments(arguments)
     # For each thread, which ever touches 12 KiB of it.
     threading.stack_size(1 << 18)
