@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     # Bytes of a socket that are not acknowledged, and that have not even left.
     SendQueue = Callable[["socket.socket"], Tuple[Union[int, None], Union[int, None]]]
     Field = Tuple[str, str]
+    # Where text is written, if there is such a stream, and text with where it goes.
+    Stream = Union[TextIO, None]
+    Text = Tuple[Stream, str]
     # What a name in a folder is; the last four are not offered.
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
     # Files that this program writes to.
@@ -1794,12 +1797,11 @@ def base_url(host: str, port: int, scheme: str = "http") -> str:
 # escaped.  On a terminal the last rows show what is under way: they are erased before lines are
 # written, and written anew below them.
 
-# C0, DEL and C1; the backslash that marks an escape; what changes the direction of text, or ends
-# a line; and bytes that are no UTF-8.
-UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x5C, 0x61C, 0x200E, 0x200F]
-UNPRINTABLE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in UNPRINTABLE}
-ESCAPES.update({code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)})
+# C0, DEL and C1; what changes the direction of text, or ends a line; bytes that are no UTF-8; and
+# the backslash that marks an escape.
+UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F)]
+UNPRINTABLE += [*range(0x2066, 0x206A), *range(0xDC80, 0xDD00)]
+ESCAPES = {c: f"\\u{c:04x}" if 0xFF < c < 0xDC00 else f"\\x{c & 0xFF:02x}" for c in UNPRINTABLE}
 ESCAPES[ord("\\")] = "\\\\"
 # Characters of a request that are logged, and lines that wait for the terminal.
 LONGEST, MOST_WAITING = 1000, 10_000
@@ -1816,7 +1818,7 @@ def escape(text: str) -> str:
     return text.translate(ESCAPES)
 
 
-def encodable(text: str, stream: TextIO | None) -> str:
+def encodable(text: str, stream: Stream) -> str:
     """Escape what the encoding of *stream* has no character for."""
     encoding = getattr(stream, "encoding", None) or "ascii"
     return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -1826,9 +1828,8 @@ def widths(text: str) -> list[int]:
     """Return how many columns each character of *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
 
-    return [
-        (category(c) not in ("Mn", "Me", "Cf")) * (1 + (east_asian_width(c) in "WF")) for c in text
-    ]
+    zero = ("Mn", "Me", "Cf")
+    return [0 if category(c) in zero else 1 + (east_asian_width(c) in "WF") for c in text]
 
 
 def fit(text: str, columns: int) -> str:
@@ -1860,8 +1861,8 @@ def format_rows(rows: Sequence[Row], more: int, columns: int, block: str) -> lis
     for row, figure in zip(rows, figures):
         name = fit(row.name, room)
         name += " " * (min(names, room) - sum(widths(name)) + 1)
-        blocks = block * (row.arrived * bar // row.size if row.size else 0)
         address = row.address.ljust(addresses)[:addresses]
+        blocks = block * (row.arrived * bar // max(row.size, 1))
         lines.append(fit(f"{name}{address}{blocks.ljust(bar)}{figure}", columns))
     return lines + [fit(f"and {more} more", columns)] * (more > 0)
 
@@ -1870,28 +1871,23 @@ class Terminal:
     """The one place that writes: links to *out*, the log and the rows to *err*."""
 
     def __init__(
-        self,
-        out: TextIO | None,
-        err: TextIO | None,
-        size: Callable[[], tuple[int, int]] | None = None,
+        self, out: Stream, err: Stream, size: Callable[[], tuple[int, int]] | None = None
     ) -> None:
         """*size*: returns columns and lines.  Raise RuntimeError where there is no thread left."""
         self._out, self._err, self._size = out, err, size or self._ask_size
         self._is_live = err is not None and err.isatty() and os.environ.get("TERM") != "dumb"
         self._colours = COLOURS if self._is_live and not os.environ.get("NO_COLOR") else {}
-        # Lines that wait, each with its stream, and how many were lost.
-        self._waiting: deque[tuple[TextIO | None, str]] = deque()
+        # Lines that wait, each with its stream, and how many were lost; at the end the last ones.
+        self._waiting: deque[Text] = deque()
         self._lost = 0
-        # The last lines of all.
-        self._last: Sequence[str] = ()
-        # What is to be shown below them, and what is.
-        self._note, self._more = "", 0
-        self._rows: Sequence[Row] = ()
+        self._last: Sequence[str] | None = None
+        # What is to be shown below them, with how many rows more, or a note; and what is.
+        self._below: tuple[Sequence[Row], int, str] = ((), 0, "")
         self._shown: list[str] = []
-        self._wake, self._closed = threading.Event(), threading.Event()
         if self._is_live and hasattr(sys, "getwindowsversion"):
             # Switches a Windows console to understanding escape sequences.
             os.system("")
+        self._wake = threading.Event()
         self._writer = threading.Thread(target=self._write_on, daemon=True)
         self._writer.start()
 
@@ -1914,72 +1910,67 @@ class Terminal:
             bell = "\a" if self._is_live and event.startswith("delivered.") else ""
             line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
             self._waiting.append((self._err, line))
-        if not self._wake.is_set():
-            self._wake.set()
+        self._wake.set()
 
     def note_progress(self, folder: str, entries: int) -> None:
         """Show in the last row of a terminal how much of *folder* has been read."""
-        self._note = escape(f"reading {folder}: {entries:,} entries")
-        self._wake.set()
+        self.show([], 0, f"reading {folder}: {entries:,} entries")
 
-    def show(self, rows: Sequence[Row], more: int) -> None:
-        """Show what is under way in the last rows of a terminal: *rows*, and how many *more*."""
-        self._note, self._rows, self._more = "", rows, more
-        if rows or self._shown:
+    def show(self, rows: Sequence[Row], more: int, note: str = "") -> None:
+        """Show in the last rows of a terminal *rows*, and how many *more*; or else a *note*."""
+        self._below = rows, more, note
+        if rows or note or self._shown:
             self._wake.set()
 
     def close(self, lines: Sequence[str]) -> None:
         """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
         self._last = lines
-        self._closed.set()
-        self.show([], 0)
         self._wake.set()
         self._writer.join()
 
     def _write_on(self) -> None:
         """Write what waits, a few times a second, until the terminal is closed."""
-        is_last = False
-        while not is_last:
+        last = None
+        while last is None:
             # There may be no memory for a while, not even to wait.
             with contextlib.suppress(MemoryError, RuntimeError):
                 self._wake.wait()
                 self._wake.clear()
-                is_last = self._closed.is_set()
+                last = self._last
                 texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 lost, self._lost = self._lost, 0
                 if lost:
                     texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
-                if is_last:
-                    texts += [(self._err, f"{escape(line)}\n") for line in self._last]
+                texts += [(self._err, f"{escape(line)}\n") for line in last or ()]
                 if self._is_live:
-                    texts = self._with_rows(texts)
+                    texts = self._with_rows(texts, last is not None)
                 for stream, several in groupby(texts, key=lambda item: item[0]):
                     if stream:
                         write_all(stream, "".join(text for _, text in several))
             time.sleep(PAUSE)
 
-    def _with_rows(self, texts: list[tuple[TextIO | None, str]]) -> list[tuple[TextIO | None, str]]:
+    def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
         columns, height = self._size()
+        rows, more, note = ((), 0, "") if is_last else self._below
         most = max(1, min(MOST_ROWS, height // 3))
-        rows = [row._replace(name=encodable(escape(row.name), self._err)) for row in self._rows]
+        named = [row._replace(name=encodable(escape(row.name), self._err)) for row in rows[:most]]
         block = FULL_BLOCK if encodable(FULL_BLOCK, self._err) == FULL_BLOCK else "#"
         # The last column is left free: some terminals begin a new line once it is written to.
-        lines = [fit(self._note, columns - 1)] * bool(self._note)
-        more = self._more + max(0, len(rows) - most)
-        lines += format_rows(rows[:most], more, columns - 1, block)
+        lines = format_rows(named, more + len(rows) - len(named), columns - 1, block)
+        lines += [fit(encodable(escape(note), self._err), columns - 1)] * bool(note)
         if not texts and lines == self._shown:
             return []
         # A window that became narrower has folded rows.
         folded = sum((max(sum(widths(row)), 1) - 1) // columns + 1 for row in self._shown)
         up = f"\x1b[{folded - 1}A" if folded > 1 else ""
         # At the end what the terminal has echoed of a Ctrl-C goes too.
-        erase = f"{up}\r\x1b[J" if self._shown or self._closed.is_set() else ""
+        erase = f"{up}\r\x1b[J" if self._shown or is_last else ""
         self._shown = lines
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
     def _ask_size(self) -> tuple[int, int]:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError):
             columns, lines = os.get_terminal_size(self._err.fileno())  # type: ignore[union-attr]
             return columns or 80, lines or 24
         return 80, 24
@@ -2002,7 +1993,6 @@ def write_all(stream: TextIO, text: str) -> None:
 # From the arguments to a server that runs, and to its end.  The main thread starts everything and
 # waits, so that a signal finds nothing half done.
 
-PORTS = range(20000, 50001)
 # Descriptors: for streams, the listening socket, modules being loaded and some to spare; and for a
 # connection, which has a socket, a file with its folder, and the last one that it sent by sendfile.
 OWN_DESCRIPTORS, DESCRIPTORS_EACH = 24, 4
@@ -2058,32 +2048,26 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if getattr(sys.modules.get("__main__"), "__spec__", None):
         prog = "python3 -m httpd_download"
     parser = Parser(prog=prog, allow_abbrev=False)
-    add = parser.add_argument
-    add("names", nargs="*")
-    add("-p", "--port", default="0")
-    add("-b", "--bind")
-    add("-d", "--directory")
-    add("-r", "--recursive", action="store_true")
-    add("-c", "--count")
-    add("--host")
-    add("--secret", action="store_true")
-    add("--resume-only", action="store_true")
-    add("--timeout", default="60")
-    add("--tls-cert")
-    add("--tls-key")
-    add("--version", action="version", version=f"httpd_download {__version__}")
+    parser.add_argument("names", nargs="*")
+    valued = ("-p --port", "-b --bind", "-d --directory", "-c --count", "--host", "--timeout")
+    for flags in (*valued, "--tls-cert", "--tls-key"):
+        parser.add_argument(*flags.split())
+    for flags in ("-r --recursive", "--secret", "--resume-only"):
+        parser.add_argument(*flags.split(), action="store_true")
+    parser.add_argument("--version", action="version", version=f"httpd_download {__version__}")
+    parser.set_defaults(port="0", timeout="60")
     options = parser.parse_args(arguments)
     for name, (pattern, wanted) in VALUES.items():
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
     try:
-        options.bind = options.bind and numeric_address(options.bind)
+        numeric_address("::" if options.bind is None else options.bind)
     except ValueError as error:
         parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
         parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
-    if options.directory == "" or "" in options.names:
+    if "" in (options.directory, options.tls_cert, options.tls_key, *options.names):
         parser.error("a name is empty: a file or folder was expected")
     if options.tls_key and not options.tls_cert:
         parser.error("--tls-key goes with --tls-cert")
@@ -2127,10 +2111,9 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
             soft = hard
         limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
         most = max(1, (limit - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
-    addresses = [options.bind] if options.bind else [("::",), ("0.0.0.0",)]
-    if not options.bind and not socket.has_dualstack_ipv6():
-        del addresses[0]
-    ports = [int(options.port)] if int(options.port) else random.sample(PORTS, 64)
+    # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
+    addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
+    ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
     tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     for address, port in product(addresses, ports):
         try:
@@ -2149,16 +2132,15 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
     """Print where the server can be reached, and a link for each offer."""
-    # With the zone of a link-local address, which server_address[0] leaves out.
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    bound = socket.getnameinfo(server.server_address, numeric)[0]  # type: ignore[arg-type]
-    hosts = [options.host or bound]
-    if not options.host and bound in ("::", "0.0.0.0"):
-        hosts = local_addresses(ipv6=bound == "::")
+    bound = server.server_address[0]
+    is_any = bound in ("::", "0.0.0.0") and not options.host
+    # As it was typed: server_address leaves out the zone of a link-local address.
+    hosts = local_addresses(bound == "::") if is_any else [options.host or options.bind]
     scheme = "https" if options.tls_cert else "http"
-    urls = [base_url(host, server.server_port, scheme) for host in hosts]
-    for label, url in zip(["serving on", *["also on"] * len(urls)], urls):
-        terminal.say(f"{label}: {url}/")
+    url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
+    terminal.say(f"serving on: {url}/")
+    for other in others:
+        terminal.say(f"also on: {other}/")
     terminal.say("===== local files =====")
     share, remarks, is_empty = server.share, [], True
     for offer in share.offers():
@@ -2168,29 +2150,26 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
             remarks += [f"left out of {offer.name}: {offer.left_out}"] * bool(offer.left_out)
         elif not link.endswith("/" + offer.name):
             told.insert(0, escape(offer.name))
-        terminal.say(f"link: {urls[0]}{link}  ({', '.join(told)})")
+        terminal.say(f"link: {url}{link}  ({', '.join(told)})")
     if is_empty:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
-        kinds: Counter[str] = Counter(entry.kind for entry in entries)
-        # Without the folder itself.
-        kinds["folder"] = 0 if share.is_deep else kinds["folder"] - 1
-        nouns = {"folder": "folder", "hidden": "hidden file", "unreadable": "unreadable file"}
-        nouns.update({"symlink": "symlink", "special": "special file"})
-        there = ", ".join(plural(kinds[kind], noun) for kind, noun in nouns.items() if kinds[kind])
-        there += f": {'-r, or ' * bool(kinds['folder'])}name them" if there else ""
-        terminal.say("nothing to offer here" + (f" ({there})" if there else ""))
+        # Without the folder itself, and those that have been looked into.
+        kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
+        if share.is_deep:
+            del kinds["folder"]
+        nouns = ("folder", "hidden file", "unreadable file", "symlink", "special file")
+        there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
+        advice = "-r, or name them" if kinds["folder"] else "name them"
+        remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
     for remark in remarks:
         terminal.say(escape(remark))
     terminal.say("===== start logging =====")
 
 
 def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None:
-    """Serve until there are enough deliveries.  Raise RuntimeError where a thread cannot start, or
-    dies."""
-    ended = threading.Event()
-
-    def accept() -> None:
-        server.serve_forever(TICK)
+    """Serve until there are enough deliveries.  Raise RuntimeError if a thread fails."""
+    # What a thread died of; None when there are enough deliveries.
+    ends: deque[Exception | None] = deque()
 
     def watch() -> None:
         while not downloads.is_over():
@@ -2201,75 +2180,73 @@ def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None
             time.sleep(max(TICK, 100 * (time.monotonic() - began)))
 
     def run(work: Callable[[], None]) -> None:
-        with contextlib.suppress(Exception):
-            while True:
-                # There may be no memory for a while.
-                with contextlib.suppress(MemoryError):
-                    work()
-                    break
+        while not ends:
+            # There may be no memory for a while: nothing here needs any.
+            try:
+                work()
+                ends.append(None)
+            except MemoryError:
                 time.sleep(TICK)
-        ended.set()
+            except Exception as error:
+                ends.append(error)
 
     # glibc loads what ends a thread when the first one ends: later there may be no memory for it.
     threading.Thread(target=int).start()
-    for work in (accept, watch):
+    for work in (functools.partial(server.serve_forever, TICK), watch):
         threading.Thread(target=run, args=(work,), daemon=True).start()
     # Not Event.wait, which needs memory, and which on Windows no signal ends.
-    while not ended.is_set():
+    while not ends:
         time.sleep(TICK / 4)
-    if not downloads.is_over():
-        raise RuntimeError("the thread that accepts connections, or the one that watches, has died")
+    if ends[0]:
+        who = "the thread that accepts connections, or the one that watches"
+        raise RuntimeError(f"{who}, has died: {ends[0]!r}")
 
 
-def interrupt(number: int, frame: object) -> None:
-    """End the work of the main thread, once: the second Ctrl-C of an impatient hand changes
-    nothing."""
-    ignore_signals()
+def handle_signals(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # What nohup, or a script's &, has made deaf stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def interrupt(*_: object) -> None:
+    """End the work of the main thread, once: an impatient hand's second Ctrl-C changes nothing."""
+    handle_signals(signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status: 0, 1 for what could not be done, 2 for a command
-    line that is wrong."""
+    """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     options = parse_arguments(arguments)
     # For each thread, which ever touches 12 KiB of it.
     threading.stack_size(1 << 18)
     status, lines, server, terminal = 0, [], None, None
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # What nohup, or a script's &, has made deaf stays so.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, interrupt)
-        terminal = Terminal(sys.stdout, sys.stderr)
-        share = make_share(options, terminal)
-        count = int(options.count or 0)
-        downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
-        server = make_server(options, share, downloads)
-        announce(server, options, terminal)
-        serve(server, downloads, terminal)
-    except KeyboardInterrupt:
-        pass
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        status, lines = 1, [f"httpd_download: {place}{error.strerror}"]
-    except (ValueError, MemoryError, RuntimeError) as error:
-        told = str(error) or type(error).__name__
-        status, lines = 2 if isinstance(error, ValueError) else 1, [f"httpd_download: {told}"]
-    finally:
-        ignore_signals()
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            handle_signals(interrupt)
+            terminal = Terminal(sys.stdout, sys.stderr)
+            share = make_share(options, terminal)
+            count = int(options.count or 0)
+            downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
+            server = make_server(options, share, downloads)
+            announce(server, options, terminal)
+            serve(server, downloads, terminal)
+        except (OSError, ValueError, MemoryError, RuntimeError) as error:
+            status = 2 if isinstance(error, ValueError) else 1
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            parts = ("httpd_download", getattr(error, "filename", None), told)
+            lines = [": ".join(filter(None, parts))]
+        finally:
+            handle_signals(signal.SIG_IGN)
     deadline = threading.Timer(PARTING, os._exit, (status,))
     deadline.daemon = True
     with contextlib.suppress(RuntimeError):
         deadline.start()
     if server:
-        lines += downloads.stop()
-        if len(lines) > 1 and not options.secret:
-            lines.append(f"to let them resume: the same command with -p {server.server_port}")
+        summary = downloads.stop()
+        if len(summary) > 1 and not options.secret:
+            summary.append(f"to let them resume: the same command with -p {server.server_port}")
+        lines += summary
     if terminal:
         terminal.close(lines or ["stopped."])
     else:

@@ -272,6 +272,20 @@ class OutputTest(Case):
             self.stop(program, number)
             self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
 
+    def test_only_the_log_is_named(self) -> None:
+        with (self.folder / "log").open("w") as log:
+            program = self.start("log", stderr=log)
+            self.assertEqual(program.links(), [])
+            self.assertEqual(program.out.all()[2], "nothing to offer here")
+
+    @posix_only
+    def test_nothing_to_offer_in_sub_folders(self) -> None:
+        for name in ["a/.f", ".hidden/f"]:
+            self.write(name)
+        program = self.start("-r")
+        self.assertEqual(program.links(), [])
+        self.assertEqual(program.out.all()[2], "nothing to offer here (2 hidden files: name them)")
+
     @unittest.skipUnless(has_ipv6_loopback(), "no IPv6 on loopback")
     def test_ipv6(self) -> None:
         self.write("f")
@@ -289,9 +303,10 @@ class OutputTest(Case):
         server = mock.Mock(server_address=("fe80::1", 29000, 0, 1), server_port=29000)
         server.share = Share(str(self.folder), {})
         terminal = Terminal(out, None)
-        announce(server, parse_arguments([]), terminal)
+        interface = socket.if_indextoname(1)
+        announce(server, parse_arguments(["-b", f"fe80::1%{interface}"]), terminal)
         terminal.close([])
-        url = f"http://[fe80::1%25{socket.if_indextoname(1)}]:29000"
+        url = f"http://[fe80::1%25{interface}]:29000"
         printed = [f"serving on: {url}/", f"link: {url}/f  (10 B)"]
         self.assertEqual(out.getvalue().splitlines()[:3:2], printed)
 
@@ -395,6 +410,7 @@ class ErrorTest(Case):
             (r"--port a\\x0ab: a port was expected", "-p", "a\nb"),
             ("-p.*expected one argument", "-p"),
             ("localhost is not an address in figures", "-b", "localhost"),
+            (" is not an address in figures", "-b", ""),
             ("--count 0: a number from 1 up was expected", "-c", "0"),
             ("--count x: a number from 1 up was expected", "-c", "x"),
             ("--timeout 0: a number of seconds above 0 was expected", "--timeout", "0"),
@@ -406,6 +422,9 @@ class ErrorTest(Case):
             ("what is named is offered alone", "-r", "f"),
             ("a name is empty", ""),
             ("a name is empty", "-d", ""),
+            # As by a variable that is not set: it shall not serve without TLS.
+            ("a name is empty", "--tls-cert", ""),
+            ("a name is empty", "--tls-cert", "f", "--tls-key", ""),
             ("--tls-key goes with --tls-cert", "--tls-key", "f"),
         ]:
             with self.subTest(arguments), contextlib.redirect_stderr(io.StringIO()) as err:
@@ -442,6 +461,24 @@ class ErrorTest(Case):
                 (line,) = program.err.all()
                 self.assertRegex(line, rf"\Ahttpd_download: {complaint}\Z")
                 self.assertEqual(program.out.all(), [])
+
+    def test_a_thread_dies(self) -> None:
+        """One line that says why, and status 1."""
+        self.write("f")
+        for method in ("QuietServer.serve_forever", "Downloads.watch"):
+            code = (
+                "import httpd_download, sys\n"
+                "def die(*_): raise OSError(5, 'no more')\n"
+                f"httpd_download.{method} = die\n"
+                "sys.exit(httpd_download.main(['-b', '127.0.0.1']))"
+            )
+            with self.subTest(method):
+                program = self.start_command([sys.executable, "-c", code])
+                self.assertEqual(program.wait(), 1)
+                self.assertEqual(len(program.links()), 1)
+                died, last = program.err.all()
+                self.assertRegex(died, r"\Ahttpd_download: the thread .* has died: OSError\(5, ")
+                self.assertEqual(last, "stopped. nothing was delivered")
 
 
 @posix_only

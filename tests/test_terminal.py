@@ -252,8 +252,9 @@ class TtyTest(TtyCase):
             self.shows(tty, mock.ANY)
             closing = threading.Thread(target=terminal.close, args=(["end"],))
             closing.start()
-            until(terminal._closed.is_set, "it is being closed")
+            until(lambda: terminal._last is not None, "it is being closed")
             terminal.log("10.0.0.5", [("-", "meanwhile")])
+            terminal.show([row("f")], 0)
             closing.join()
         self.assertEqual(tty.screen.rows()[-1], "end")
 
