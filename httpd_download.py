@@ -2173,11 +2173,11 @@ def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None
 
     def watch() -> None:
         while not downloads.is_over():
-            began = time.monotonic()
+            began = time.thread_time()
             downloads.watch()
             terminal.show(*downloads.rows(MOST_ROWS))
-            # However many there are, looking at them takes little of the time.
-            time.sleep(max(TICK, 100 * (time.monotonic() - began)))
+            # However many there are, looking at them takes little of a processor.
+            time.sleep(max(TICK, 100 * (time.thread_time() - began)))
 
     def run(work: Callable[[], None]) -> None:
         while not ends:
