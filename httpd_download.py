@@ -477,12 +477,12 @@ def link_names(paths: Sequence[str]) -> dict[str, str]:
 
 MAX_RANGES = 32
 # RFC 9110, section 5.6.2: token = 1*tchar
-TOKEN = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
+TOKEN = r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
 # RFC 9112, section 3: request-line = method SP request-target SP HTTP-version, but curl sends raw
 # UTF-8 in a target; section 2.3: HTTP-version = HTTP-name "/" DIGIT "." DIGIT
-REQUEST_LINE = re.compile(TOKEN + rb" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
+REQUEST_LINE = re.compile(TOKEN + r" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
 # Section 5: field-line = field-name ":" OWS field-value OWS
-FIELD_LINE = re.compile(TOKEN + rb":([\t -~\x80-\xff]*)\r?")
+FIELD_LINE = re.compile(TOKEN + r":([\t -~\x80-\xff]*)\r?")
 # RFC 9110, section 7.2: Host = uri-host [ ":" port ]
 HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
 # RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
@@ -512,32 +512,30 @@ class Head(NamedTuple):
 
 
 def parse_head(head: bytes) -> Head:
-    """Read the *head* of a request, from its first line to the empty one that ends it.  Raise
-    Refusal for what RFC 9112 calls malformed, and for a request with a body."""
-    request_line, *lines, _, _ = head.split(b"\n")
-    match = REQUEST_LINE.fullmatch(request_line)
-    if not match:
+    """Read the *head* of a request, with the empty line that ends it.  Raise Refusal for what RFC
+    9112 calls malformed, and for a request with a body."""
+    first, *lines, _, _ = head.decode("latin-1").split("\n")
+    request_line = REQUEST_LINE.fullmatch(first)
+    if not request_line:
         raise Refusal(400, "malformed request line")
-    if match[3] != b"1":
+    method, target, major, minor = request_line.groups()
+    if major != "1":
         raise Refusal(505)
-    method, target = match[1].decode("ascii"), match[2].decode("utf-8", "surrogateescape")
-    version = "HTTP/1.0" if match[4] == b"0" else "HTTP/1.1"
+    target = target.encode("latin-1").decode("utf-8", "surrogateescape")
+    version = "HTTP/1.0" if minor == "0" else "HTTP/1.1"
     values: dict[str, list[str]] = {}
     for line in lines:
         match = FIELD_LINE.fullmatch(line)
         if not match:
             raise Refusal(400, "malformed field line")
-        value = match[2].decode("latin-1").strip(" \t")
-        values.setdefault(match[1].decode("ascii").lower(), []).append(value)
-    # RFC 9112, section 3.2.
-    hosts = values.get("host", ["?"] if version == "HTTP/1.1" else [])
-    if len(hosts) > 1 or not all(map(HOST.fullmatch, hosts)):
-        raise Refusal(400, "there must be one Host, and a valid one")
+        values.setdefault(match[1].lower(), []).append(match[2].strip(" \t"))
     # RFC 9110, section 5.3.
     fields = {name: ", ".join(several) for name, several in values.items()}
-    # Nothing here needs a body, and where one ends servers are attacked (RFC 9112, section 6.3).
-    has_length = not re.fullmatch("0+", fields.get("content-length", "0"))
-    if has_length or "transfer-encoding" in fields:
+    # RFC 9112, section 3.2.  Two of them are a list, whose blank no host has.
+    if not HOST.fullmatch(fields.get("host", "" if version == "HTTP/1.0" else "?")):
+        raise Refusal(400, "there must be one Host, and a valid one")
+    # Nothing here needs a body, and where one ends servers are attacked (section 6.3).
+    if "transfer-encoding" in fields or not re.fullmatch("0+", fields.get("content-length", "0")):
         raise Refusal(400, "a request with a body")
     options = re.split("[ \t,]+", fields.get("connection", "").lower())
     is_kept = "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
@@ -548,11 +546,10 @@ def parse_range(value: str, size: int) -> list[Span]:
     """Return what the *value* of a Range field asks for of *size* bytes (RFC 9110, section 14) or,
     if none of it is there, where the first range would begin, as a span of nothing.  No spans: the
     field is to be ignored.  Raise Refusal for a malformed set of byte ranges."""
-    unit, equals, range_set = value.partition("=")
-    if not equals or unit.lower() != "bytes" or size == 0:
+    if value[:6].lower() != "bytes=" or size == 0:
         return []
     spans = []
-    for spec in filter(None, (part.strip(" \t") for part in range_set.split(","))):
+    for spec in filter(None, (part.strip(" \t") for part in value[6:].split(","))):
         match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
         if not match or spec == "-":
             raise Refusal(400, "malformed byte range")
@@ -584,38 +581,31 @@ def parse_date(value: str) -> int | None:
     """Return the Unix time of a date in a format of RFC 9110, section 5.6.7, else None."""
     for date_format in DATE_FORMATS:
         with contextlib.suppress(ValueError):
-            parsed = time.strptime(value.strip(" \t"), date_format)
-            year, now = parsed.tm_year, time.gmtime()
+            parsed, now = time.strptime(value.strip(" \t"), date_format), time.gmtime()
+            year = parsed.tm_year
             if "%y" in date_format:
-                # A year of two digits means no time more than 50 years ahead.
-                year = now.tm_year - now.tm_year % 100 + year % 100
-                year -= 100 * ((year, *parsed[1:6]) > (now.tm_year + 50, *now[1:6]))
+                # The last such year that is not more than 50 years ahead.
+                latest = now.tm_year + 50 - (parsed[1:6] > now[1:6])
+                year = latest - (latest - year) % 100
             return calendar.timegm((year, *parsed[1:6]))
     return None
 
 
 def precondition_status(fields: Mapping[str, str], etag: str, modified: int | None) -> int | None:
-    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.  *etag*
-    and *modified*, in seconds, are the validators; without the latter dates are ignored.  Return
-    412 or 304 where that is the answer."""
+    """Return 412 or 304 where the preconditions of a GET or HEAD make that the answer (RFC 9110,
+    section 13.2.2).  *modified*, in seconds: None where dates are to be ignored."""
 
-    def is_listed(name: str, prefix: str) -> bool:
-        # A weak tag matches in the weak comparison alone (section 8.8.3.2).
-        tags = re.findall(f'(?<![^, \t]){prefix}("[!#-~\x80-\xff]*")', fields[name])
-        return fields[name] == "*" or etag in tags
+    def is_named(by_tag: str, prefix: str, by_date: str) -> bool | None:
+        # A tag has precedence; a weak one matches in the weak comparison alone (8.8.3.2).
+        if by_tag in fields:
+            tags = re.findall(f'(?<![^, \t]){prefix}("[!#-~\x80-\xff]*")', fields[by_tag])
+            return fields[by_tag] == "*" or etag in tags
+        date = parse_date(fields[by_date]) if by_date in fields else None
+        return None if date is None or modified is None else modified <= date
 
-    def is_later(name: str) -> bool | None:
-        date = parse_date(fields[name]) if name in fields else None
-        return None if date is None or modified is None else modified > date
-
-    if "if-match" in fields:
-        if not is_listed("if-match", ""):
-            return 412
-    elif is_later("if-unmodified-since"):
+    if is_named("if-match", "", "if-unmodified-since") is False:
         return 412
-    if "if-none-match" in fields:
-        return 304 if is_listed("if-none-match", "(?:W/)?") else None
-    return 304 if is_later("if-modified-since") is False else None
+    return 304 if is_named("if-none-match", "(?:W/)?", "if-modified-since") else None
 
 
 def content_disposition(name: str) -> str:
