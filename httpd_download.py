@@ -27,7 +27,6 @@ import os
 import queue
 import random
 import re
-import select
 import socket
 import socketserver
 import stat
@@ -60,8 +59,6 @@ if TYPE_CHECKING:
     # Takes an address, and its events: a subject, such as a request, and what became of it.
     Log = Callable[[str, Sequence[Tuple[str, str]]], None]
     Clock = Callable[[], float]
-    # Bytes of a socket that are not acknowledged, and that have not even left.
-    SendQueue = Callable[["socket.socket"], Tuple[Union[int, None], Union[int, None]]]
     Field = Tuple[str, str]
     # What a name in a folder is; the last four are not offered.
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
@@ -630,13 +627,11 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 
 # --- The connection: what was handed over, and what is acknowledged -----------------------
 #
-# The one place that counts bytes.  A connection is the stream of bytes that one socket is given:
-# ``send`` hands them over to the system, ``look`` asks it how many have left the machine and are
-# acknowledged, and whether there was a reset.
+# The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
+# have left the machine and are acknowledged, and whether there was a reset.
 
-# Bytes that are copied at a time, asked of one sendfile, and copied at the end of a span: a disk
-# that takes a time limit for so many counts as stalled.  Measured, this is faster than larger
-# steps, and than TCP_CORK around all.
+# Bytes that are copied at a time, asked of one sendfile (larger steps are slower, and so is
+# TCP_CORK around all), and copied at the end of a span.
 CHUNK, STEP, TAIL = 1 << 16, 1 << 20, 1 << 12
 # Linux: what of the send queue has not left the machine, and the state after a reset; macOS: what
 # is in the send queue.
@@ -647,45 +642,40 @@ NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.E
 def failure_reason(error: BaseException) -> str:
     """Say in a few words what a disk or a bug did; "" for a thing that networks do."""
     is_known = isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
-    is_ssl = type(error).__module__ == "ssl"
-    if is_known or is_ssl or getattr(error, "errno", None) in NETWORK_ERRNOS:
+    if is_known or type(error).__module__ == "ssl" or getattr(error, "errno", 0) in NETWORK_ERRNOS:
         return ""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
+def send_queue(connected: socket.socket) -> tuple[int, int]:
     """Return how many bytes are not acknowledged, and how many of these have not even left the
-    machine; None where nobody can tell.  Raise ValueError for a closed socket."""
-
-    def ask(request: int) -> int:
-        answer = fcntl.ioctl(connected.fileno(), request, bytes(4))
-        waiting = int.from_bytes(answer, sys.byteorder)
-        # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
-        return -(-waiting * 16384 // 16406) if hasattr(connected, "do_handshake") else waiting
-
-    waiting = None
+    machine: where nobody can tell, none, and all.  Raise ValueError for a closed socket."""
+    counts: list[int] = []
     with contextlib.suppress(AttributeError, OSError):
-        waiting = ask(termios.TIOCOUTQ)
-        return waiting, ask(SIOCOUTQNSD) if waiting else 0
-    with contextlib.suppress(OSError):
-        return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE), None
-    return waiting, None
+        for request in (termios.TIOCOUTQ, SIOCOUTQNSD):
+            if counts != [0]:
+                answer = fcntl.ioctl(connected, request, bytes(4))
+                counts.append(int.from_bytes(answer, sys.byteorder))
+    if not counts:
+        with contextlib.suppress(OSError):
+            counts.append(connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE))
+    if hasattr(connected, "do_handshake"):
+        # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
+        counts = [-(-count * 16384 // 16406) for count in counts]
+    return (counts[0], counts[-1]) if counts else (0, 0)
 
 
 class Connection:
     """What one socket is given; positions count from the first byte that was handed over."""
 
-    def __init__(
-        self,
-        connected: socket.socket,
-        send_queue: SendQueue = send_queue,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._socket, self._send_queue, self._clock = connected, send_queue, clock
+    def __init__(self, connected: socket.socket, clock: Clock = time.monotonic) -> None:
+        self._socket, self._clock = connected, clock
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
         connected.settimeout(86400)
-        self._is_sending = self._is_shut = self.is_reset = False
+        # Held while bytes are handed over.
+        self._sending = threading.Lock()
+        self._is_shut = self.is_reset = False
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: File | None = None
         # Bytes handed over; of these, what has left the machine, and what is acknowledged.
@@ -697,21 +687,17 @@ class Connection:
         """Hand *parts* over.  Raise OSError where the connection or the disk fails, and
         ContentChanged."""
         waiting = bytearray()
-        self._is_sending = True
-        try:
-            for part in parts:
-                if isinstance(part, bytes):
-                    waiting += part
-                else:
-                    self._send_span(*part, waiting)
-                if len(waiting) >= CHUNK:
-                    self._flush(waiting)
-        finally:
+        with self._sending:
             try:
+                for part in parts:
+                    if isinstance(part, bytes):
+                        waiting += part
+                    else:
+                        self._send_span(*part, waiting)
+                    self._flush(waiting, CHUNK)
+            finally:
                 # Also what comes before a file that has changed.
                 self._flush(waiting)
-            finally:
-                self._is_sending = False
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
@@ -719,18 +705,19 @@ class Connection:
         sent = self.sent
         # ValueError: its own thread has just closed it.
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            waiting, unsent = self._send_queue(self._socket)
-            if sent - (waiting or 0) > self.acknowledged:
-                self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
-            if unsent is not None:
-                self.departed = sent - unsent
-            if self._is_sending or sent != self.sent:
+            waiting, unsent = send_queue(self._socket)
+            if sent - waiting > self.acknowledged:
+                self.acknowledged, self.moved = sent - waiting, self._clock()
+            self.departed = sent - unsent
+            if self._sending.locked() or sent != self.sent:
                 # Not all that arrived has been counted; its own thread is told of a reset too.
                 return
-            self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.is_reset = True
             # Its own thread may just have been told, which clears the error.
             state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-            self.is_reset |= state == TCP_CLOSE and not self._is_shut
+            if state == TCP_CLOSE and not self._is_shut:
+                self.is_reset = True
 
     def shut(self) -> None:
         """Say that nothing more comes.  Raise OSError."""
@@ -747,44 +734,41 @@ class Connection:
                 linger = struct.pack("ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def _flush(self, waiting: bytearray) -> None:
-        while waiting:
+    def _flush(self, waiting: bytearray, least: int = 1) -> None:
+        """Hand over what is *waiting* as long as that is at *least* so many bytes."""
+        while len(waiting) >= least:
             sent = self._socket.send(waiting)
             self.sent += sent
             del waiting[:sent]
 
     def _send_span(self, file: File, start: int, stop: int, waiting: bytearray) -> None:
-        is_long = stop - start > CHUNK
-        while is_long and self._has_sendfile and stop - start > TAIL:
-            self.file = file
-            self._flush(waiting)
-            file.check()
-            start += self._send_some(file, start, min(stop - start - TAIL, STEP))
         # What is small goes as a copy, and so does the end of what is not: the last byte leaves
         # only if the file had not changed until it was read.
+        copied = TAIL if stop - start > CHUNK else CHUNK
         while start < stop:
-            data = file.read(start, min(stop - start, CHUNK))
-            start += len(data)
-            waiting += data
-            if len(waiting) >= CHUNK:
+            if self._has_sendfile and stop - start > copied:
+                self.file = file
                 self._flush(waiting)
+                start += self._send_some(file, start, min(stop - start - copied, STEP))
+            else:
+                data = file.read(start, min(stop - start, CHUNK))
+                start += len(data)
+                waiting += data
+                self._flush(waiting, CHUNK)
 
     def _send_some(self, file: File, start: int, length: int) -> int:
         """Return how many bytes sendfile handed over: 0 where there was no room until now."""
+        file.check()
         try:
             sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
         except BlockingIOError:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLOUT)
-            poll.poll()
-            return 0
+            # Even of nothing, a send with a time-out waits until there is room.
+            return self._socket.send(b"")
         except OSError as error:
-            # Some file systems know only read.
-            self._has_sendfile = error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-            if self._has_sendfile:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-            return 0
-        # Nor do others: they give nothing, though it is there.
+            sent = 0
+        # Some file systems know only read: they refuse, or give nothing though it is there.
         self._has_sendfile = sent > 0
         self.sent += sent
         return sent
