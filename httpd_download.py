@@ -570,8 +570,7 @@ def parse_range(value: str, size: int) -> list[Span]:
 @functools.lru_cache(maxsize=64)
 def http_date(seconds: int) -> str:
     """Format Unix time as RFC 9110's IMF-fixdate, held between the years 1 and 9999."""
-    seconds = max(-62135596800, min(seconds, 253402300799))
-    return email.utils.formatdate(seconds, usegmt=True)
+    return email.utils.formatdate(max(-62135596800, min(seconds, 253402300799)), usegmt=True)
 
 
 def parse_date(value: str) -> int | None:
@@ -633,8 +632,7 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 # Bytes that are copied at a time, asked of one sendfile (larger steps are slower, and so is
 # TCP_CORK around all), and copied at the end of a span.
 CHUNK, STEP, TAIL = 1 << 16, 1 << 20, 1 << 12
-# Linux: what of the send queue has not left the machine, and the state after a reset; macOS: what
-# is in the send queue.
+# Linux: what of the send queue has not left, and the state after a reset; macOS: the send queue.
 SIOCOUTQNSD, TCP_CLOSE, SO_NWRITE = 0x894B, b"\x07", 0x1024
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
@@ -650,19 +648,21 @@ def failure_reason(error: BaseException) -> str:
 def send_queue(connected: socket.socket) -> tuple[int, int]:
     """Return how many bytes are not acknowledged, and how many of these have not even left the
     machine: where nobody can tell, none, and all.  Raise ValueError for a closed socket."""
-    counts: list[int] = []
-    with contextlib.suppress(AttributeError, OSError):
-        for request in (termios.TIOCOUTQ, SIOCOUTQNSD):
-            if counts != [0]:
-                answer = fcntl.ioctl(connected, request, bytes(4))
-                counts.append(int.from_bytes(answer, sys.byteorder))
-    if not counts:
+
+    def ask(request: int) -> int:
+        return int.from_bytes(fcntl.ioctl(connected, request, bytes(4)), sys.byteorder)
+
+    waiting = unsent = 0
+    try:
+        waiting = unsent = ask(termios.TIOCOUTQ)
+        unsent = waiting and ask(SIOCOUTQNSD)
+    except (AttributeError, OSError):
         with contextlib.suppress(OSError):
-            counts.append(connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE))
+            waiting = unsent = waiting or connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
     if hasattr(connected, "do_handshake"):
         # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
-        counts = [-(-count * 16384 // 16406) for count in counts]
-    return (counts[0], counts[-1]) if counts else (0, 0)
+        waiting, unsent = (-(-count * 16384 // 16406) for count in (waiting, unsent))
+    return waiting, unsent
 
 
 class Connection:
@@ -684,8 +684,7 @@ class Connection:
         self.moved = clock()
 
     def send(self, parts: Iterable[Part]) -> None:
-        """Hand *parts* over.  Raise OSError where the connection or the disk fails, and
-        ContentChanged."""
+        """Hand *parts* over.  Raise OSError of the connection or the disk, and ContentChanged."""
         waiting = bytearray()
         with self._sending:
             try:
