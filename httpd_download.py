@@ -743,34 +743,31 @@ class Connection:
     def _send_span(self, file: File, start: int, stop: int, waiting: bytearray) -> None:
         # What is small goes as a copy, and so does the end of what is not: the last byte leaves
         # only if the file had not changed until it was read.
-        copied = TAIL if stop - start > CHUNK else CHUNK
+        tail = stop - TAIL if stop - start > CHUNK else start
+        while self._has_sendfile and start < tail:
+            self.file = file
+            self._flush(waiting)
+            file.check()
+            length = min(tail - start, STEP)
+            try:
+                sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
+            except BlockingIOError:
+                # Even of nothing, a send with a time-out waits until there is room.
+                self._socket.send(b"")
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                sent = 0
+            # Some file systems know only read: they refuse, or give nothing though it is there.
+            self._has_sendfile = sent > 0
+            self.sent += sent
+            start += sent
         while start < stop:
-            if self._has_sendfile and stop - start > copied:
-                self.file = file
-                self._flush(waiting)
-                start += self._send_some(file, start, min(stop - start - copied, STEP))
-            else:
-                data = file.read(start, min(stop - start, CHUNK))
-                start += len(data)
-                waiting += data
-                self._flush(waiting, CHUNK)
-
-    def _send_some(self, file: File, start: int, length: int) -> int:
-        """Return how many bytes sendfile handed over: 0 where there was no room until now."""
-        file.check()
-        try:
-            sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
-        except BlockingIOError:
-            # Even of nothing, a send with a time-out waits until there is room.
-            return self._socket.send(b"")
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            sent = 0
-        # Some file systems know only read: they refuse, or give nothing though it is there.
-        self._has_sendfile = sent > 0
-        self.sent += sent
-        return sent
+            data = file.read(start, min(stop - start, CHUNK))
+            start += len(data)
+            waiting += data
+            self._flush(waiting, CHUNK)
 
 
 # --- Downloads: who has which file by now -------------------------------------------------
