@@ -27,7 +27,6 @@ import os
 import queue
 import random
 import re
-import select
 import socket
 import socketserver
 import stat
@@ -60,8 +59,6 @@ if TYPE_CHECKING:
     # Takes an address, and its events: a subject, such as a request, and what became of it.
     Log = Callable[[str, Sequence[Tuple[str, str]]], None]
     Clock = Callable[[], float]
-    # Bytes of a socket that are not acknowledged, and that have not even left.
-    SendQueue = Callable[["socket.socket"], Tuple[Union[int, None], Union[int, None]]]
     Field = Tuple[str, str]
     # Where text is written, if there is such a stream, and text with where it goes.
     Stream = Union[TextIO, None]
@@ -480,12 +477,12 @@ def link_names(paths: Sequence[str]) -> dict[str, str]:
 
 MAX_RANGES = 32
 # RFC 9110, section 5.6.2: token = 1*tchar
-TOKEN = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
+TOKEN = r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
 # RFC 9112, section 3: request-line = method SP request-target SP HTTP-version, but curl sends raw
 # UTF-8 in a target; section 2.3: HTTP-version = HTTP-name "/" DIGIT "." DIGIT
-REQUEST_LINE = re.compile(TOKEN + rb" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
+REQUEST_LINE = re.compile(TOKEN + r" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
 # Section 5: field-line = field-name ":" OWS field-value OWS
-FIELD_LINE = re.compile(TOKEN + rb":([\t -~\x80-\xff]*)\r?")
+FIELD_LINE = re.compile(TOKEN + r":([\t -~\x80-\xff]*)\r?")
 # RFC 9110, section 7.2: Host = uri-host [ ":" port ]
 HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
 # RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
@@ -515,32 +512,30 @@ class Head(NamedTuple):
 
 
 def parse_head(head: bytes) -> Head:
-    """Read the *head* of a request, from its first line to the empty one that ends it.  Raise
-    Refusal for what RFC 9112 calls malformed, and for a request with a body."""
-    request_line, *lines, _, _ = head.split(b"\n")
-    match = REQUEST_LINE.fullmatch(request_line)
-    if not match:
+    """Read the *head* of a request, with the empty line that ends it.  Raise Refusal for what RFC
+    9112 calls malformed, and for a request with a body."""
+    first, *lines, _, _ = head.decode("latin-1").split("\n")
+    request_line = REQUEST_LINE.fullmatch(first)
+    if not request_line:
         raise Refusal(400, "malformed request line")
-    if match[3] != b"1":
+    method, target, major, minor = request_line.groups()
+    if major != "1":
         raise Refusal(505)
-    method, target = match[1].decode("ascii"), match[2].decode("utf-8", "surrogateescape")
-    version = "HTTP/1.0" if match[4] == b"0" else "HTTP/1.1"
+    target = target.encode("latin-1").decode("utf-8", "surrogateescape")
+    version = "HTTP/1.0" if minor == "0" else "HTTP/1.1"
     values: dict[str, list[str]] = {}
     for line in lines:
         match = FIELD_LINE.fullmatch(line)
         if not match:
             raise Refusal(400, "malformed field line")
-        value = match[2].decode("latin-1").strip(" \t")
-        values.setdefault(match[1].decode("ascii").lower(), []).append(value)
-    # RFC 9112, section 3.2.
-    hosts = values.get("host", ["?"] if version == "HTTP/1.1" else [])
-    if len(hosts) > 1 or not all(map(HOST.fullmatch, hosts)):
-        raise Refusal(400, "there must be one Host, and a valid one")
+        values.setdefault(match[1].lower(), []).append(match[2].strip(" \t"))
     # RFC 9110, section 5.3.
     fields = {name: ", ".join(several) for name, several in values.items()}
-    # Nothing here needs a body, and where one ends servers are attacked (RFC 9112, section 6.3).
-    has_length = not re.fullmatch("0+", fields.get("content-length", "0"))
-    if has_length or "transfer-encoding" in fields:
+    # RFC 9112, section 3.2.  Two of them are a list, whose blank no host has.
+    if not HOST.fullmatch(fields.get("host", "" if version == "HTTP/1.0" else "?")):
+        raise Refusal(400, "there must be one Host, and a valid one")
+    # Nothing here needs a body, and where one ends servers are attacked (section 6.3).
+    if "transfer-encoding" in fields or not re.fullmatch("0+", fields.get("content-length", "0")):
         raise Refusal(400, "a request with a body")
     options = re.split("[ \t,]+", fields.get("connection", "").lower())
     is_kept = "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
@@ -551,11 +546,10 @@ def parse_range(value: str, size: int) -> list[Span]:
     """Return what the *value* of a Range field asks for of *size* bytes (RFC 9110, section 14) or,
     if none of it is there, where the first range would begin, as a span of nothing.  No spans: the
     field is to be ignored.  Raise Refusal for a malformed set of byte ranges."""
-    unit, equals, range_set = value.partition("=")
-    if not equals or unit.lower() != "bytes" or size == 0:
+    if value[:6].lower() != "bytes=" or size == 0:
         return []
     spans = []
-    for spec in filter(None, (part.strip(" \t") for part in range_set.split(","))):
+    for spec in filter(None, (part.strip(" \t") for part in value[6:].split(","))):
         match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
         if not match or spec == "-":
             raise Refusal(400, "malformed byte range")
@@ -579,46 +573,38 @@ def parse_range(value: str, size: int) -> list[Span]:
 @functools.lru_cache(maxsize=64)
 def http_date(seconds: int) -> str:
     """Format Unix time as RFC 9110's IMF-fixdate, held between the years 1 and 9999."""
-    seconds = max(-62135596800, min(seconds, 253402300799))
-    return email.utils.formatdate(seconds, usegmt=True)
+    return email.utils.formatdate(max(-62135596800, min(seconds, 253402300799)), usegmt=True)
 
 
 def parse_date(value: str) -> int | None:
     """Return the Unix time of a date in a format of RFC 9110, section 5.6.7, else None."""
     for date_format in DATE_FORMATS:
         with contextlib.suppress(ValueError):
-            parsed = time.strptime(value.strip(" \t"), date_format)
-            year, now = parsed.tm_year, time.gmtime()
+            parsed, now = time.strptime(value.strip(" \t"), date_format), time.gmtime()
+            year = parsed.tm_year
             if "%y" in date_format:
-                # A year of two digits means no time more than 50 years ahead.
-                year = now.tm_year - now.tm_year % 100 + year % 100
-                year -= 100 * ((year, *parsed[1:6]) > (now.tm_year + 50, *now[1:6]))
+                # The last such year that is not more than 50 years ahead.
+                latest = now.tm_year + 50 - (parsed[1:6] > now[1:6])
+                year = latest - (latest - year) % 100
             return calendar.timegm((year, *parsed[1:6]))
     return None
 
 
 def precondition_status(fields: Mapping[str, str], etag: str, modified: int | None) -> int | None:
-    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.  *etag*
-    and *modified*, in seconds, are the validators; without the latter dates are ignored.  Return
-    412 or 304 where that is the answer."""
+    """Return 412 or 304 where the preconditions of a GET or HEAD make that the answer (RFC 9110,
+    section 13.2.2).  *modified*, in seconds: None where dates are to be ignored."""
 
-    def is_listed(name: str, prefix: str) -> bool:
-        # A weak tag matches in the weak comparison alone (section 8.8.3.2).
-        tags = re.findall(f'(?<![^, \t]){prefix}("[!#-~\x80-\xff]*")', fields[name])
-        return fields[name] == "*" or etag in tags
+    def is_named(by_tag: str, prefix: str, by_date: str) -> bool | None:
+        # A tag has precedence; a weak one matches in the weak comparison alone (8.8.3.2).
+        if by_tag in fields:
+            tags = re.findall(f'(?<![^, \t]){prefix}("[!#-~\x80-\xff]*")', fields[by_tag])
+            return fields[by_tag] == "*" or etag in tags
+        date = parse_date(fields[by_date]) if by_date in fields else None
+        return None if date is None or modified is None else modified <= date
 
-    def is_later(name: str) -> bool | None:
-        date = parse_date(fields[name]) if name in fields else None
-        return None if date is None or modified is None else modified > date
-
-    if "if-match" in fields:
-        if not is_listed("if-match", ""):
-            return 412
-    elif is_later("if-unmodified-since"):
+    if is_named("if-match", "", "if-unmodified-since") is False:
         return 412
-    if "if-none-match" in fields:
-        return 304 if is_listed("if-none-match", "(?:W/)?") else None
-    return 304 if is_later("if-modified-since") is False else None
+    return 304 if is_named("if-none-match", "(?:W/)?", "if-modified-since") else None
 
 
 def content_disposition(name: str) -> str:
@@ -643,16 +629,13 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 
 # --- The connection: what was handed over, and what is acknowledged -----------------------
 #
-# The one place that counts bytes.  A connection is the stream of bytes that one socket is given:
-# ``send`` hands them over to the system, ``look`` asks it how many have left the machine and are
-# acknowledged, and whether there was a reset.
+# The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
+# have left the machine and are acknowledged, and whether there was a reset.
 
-# Bytes that are copied at a time, asked of one sendfile, and copied at the end of a span: a disk
-# that takes a time limit for so many counts as stalled.  Measured, this is faster than larger
-# steps, and than TCP_CORK around all.
+# Bytes that are copied at a time, asked of one sendfile (larger steps are slower, and so is
+# TCP_CORK around all), and copied at the end of a span.
 CHUNK, STEP, TAIL = 1 << 16, 1 << 20, 1 << 12
-# Linux: what of the send queue has not left the machine, and the state after a reset; macOS: what
-# is in the send queue.
+# Linux: what of the send queue has not left, and the state after a reset; macOS: the send queue.
 SIOCOUTQNSD, TCP_CLOSE, SO_NWRITE = 0x894B, b"\x07", 0x1024
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
@@ -660,45 +643,42 @@ NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.E
 def failure_reason(error: BaseException) -> str:
     """Say in a few words what a disk or a bug did; "" for a thing that networks do."""
     is_known = isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
-    is_ssl = type(error).__module__ == "ssl"
-    if is_known or is_ssl or getattr(error, "errno", None) in NETWORK_ERRNOS:
+    if is_known or type(error).__module__ == "ssl" or getattr(error, "errno", 0) in NETWORK_ERRNOS:
         return ""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def send_queue(connected: socket.socket) -> tuple[int | None, int | None]:
+def send_queue(connected: socket.socket) -> tuple[int, int]:
     """Return how many bytes are not acknowledged, and how many of these have not even left the
-    machine; None where nobody can tell.  Raise ValueError for a closed socket."""
+    machine: where nobody can tell, none, and all.  Raise ValueError for a closed socket."""
 
     def ask(request: int) -> int:
-        answer = fcntl.ioctl(connected.fileno(), request, bytes(4))
-        waiting = int.from_bytes(answer, sys.byteorder)
-        # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
-        return -(-waiting * 16384 // 16406) if hasattr(connected, "do_handshake") else waiting
+        return int.from_bytes(fcntl.ioctl(connected, request, bytes(4)), sys.byteorder)
 
-    waiting = None
-    with contextlib.suppress(AttributeError, OSError):
-        waiting = ask(termios.TIOCOUTQ)
-        return waiting, ask(SIOCOUTQNSD) if waiting else 0
-    with contextlib.suppress(OSError):
-        return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE), None
-    return waiting, None
+    waiting = unsent = 0
+    try:
+        waiting = unsent = ask(termios.TIOCOUTQ)
+        unsent = waiting and ask(SIOCOUTQNSD)
+    except (AttributeError, OSError):
+        with contextlib.suppress(OSError):
+            waiting = unsent = waiting or connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
+    if hasattr(connected, "do_handshake"):
+        # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
+        waiting, unsent = (-(-count * 16384 // 16406) for count in (waiting, unsent))
+    return waiting, unsent
 
 
 class Connection:
     """What one socket is given; positions count from the first byte that was handed over."""
 
-    def __init__(
-        self,
-        connected: socket.socket,
-        send_queue: SendQueue = send_queue,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._socket, self._send_queue, self._clock = connected, send_queue, clock
+    def __init__(self, connected: socket.socket, clock: Clock = time.monotonic) -> None:
+        self._socket, self._clock = connected, clock
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
         connected.settimeout(86400)
-        self._is_sending = self._is_shut = False
+        # Held while bytes are handed over.
+        self._sending = threading.Lock()
+        self._is_shut = False
         # Whether there was a reset, and whether also all has been counted that arrived before it.
         self.is_failing = self.is_reset = False
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
@@ -709,24 +689,19 @@ class Connection:
         self.moved = clock()
 
     def send(self, parts: Iterable[Part]) -> None:
-        """Hand *parts* over.  Raise OSError where the connection or the disk fails, and
-        ContentChanged."""
+        """Hand *parts* over.  Raise OSError of the connection or the disk, and ContentChanged."""
         waiting = bytearray()
-        self._is_sending = True
-        try:
-            for part in parts:
-                if isinstance(part, bytes):
-                    waiting += part
-                else:
-                    self._send_span(*part, waiting)
-                if len(waiting) >= CHUNK:
-                    self._flush(waiting)
-        finally:
+        with self._sending:
             try:
+                for part in parts:
+                    if isinstance(part, bytes):
+                        waiting += part
+                    else:
+                        self._send_span(*part, waiting)
+                    self._flush(waiting, CHUNK)
+            finally:
                 # Also what comes before a file that has changed.
                 self._flush(waiting)
-            finally:
-                self._is_sending = False
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
@@ -734,17 +709,18 @@ class Connection:
         sent = self.sent
         # ValueError: its own thread has just closed it.
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            waiting, unsent = self._send_queue(self._socket)
-            if sent - (waiting or 0) > self.acknowledged:
-                self.acknowledged, self.moved = sent - (waiting or 0), self._clock()
-            if unsent is not None:
-                self.departed = sent - unsent
-            has_failed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            waiting, unsent = send_queue(self._socket)
+            if sent - waiting > self.acknowledged:
+                self.acknowledged, self.moved = sent - waiting, self._clock()
+            self.departed = sent - unsent
+            error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             # Its own thread may just have been told, which clears the error.
             state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-            self.is_failing |= has_failed or (state == TCP_CLOSE and not self._is_shut)
+            if error or (state == TCP_CLOSE and not self._is_shut):
+                self.is_failing = True
             # While bytes are handed over, not all that arrived has been counted.
-            self.is_reset |= self.is_failing and not self._is_sending and sent == self.sent
+            if self.is_failing and not self._sending.locked() and sent == self.sent:
+                self.is_reset = True
 
     def shut(self) -> None:
         """Say that nothing more comes.  Raise OSError."""
@@ -761,47 +737,41 @@ class Connection:
                 linger = struct.pack("ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def _flush(self, waiting: bytearray) -> None:
-        while waiting:
+    def _flush(self, waiting: bytearray, least: int = 1) -> None:
+        """Hand over what is *waiting* as long as that is at *least* so many bytes."""
+        while len(waiting) >= least:
             sent = self._socket.send(waiting)
             self.sent += sent
             del waiting[:sent]
 
     def _send_span(self, file: File, start: int, stop: int, waiting: bytearray) -> None:
-        is_long = stop - start > CHUNK
-        while is_long and self._has_sendfile and stop - start > TAIL:
+        # What is small goes as a copy, and so does the end of what is not: the last byte leaves
+        # only if the file had not changed until it was read.
+        tail = stop - TAIL if stop - start > CHUNK else start
+        while self._has_sendfile and start < tail:
             self.file = file
             self._flush(waiting)
             file.check()
-            start += self._send_some(file, start, min(stop - start - TAIL, STEP))
-        # What is small goes as a copy, and so does the end of what is not: the last byte leaves
-        # only if the file had not changed until it was read.
+            length = min(tail - start, STEP)
+            try:
+                sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
+            except BlockingIOError:
+                # Even of nothing, a send with a time-out waits until there is room.
+                self._socket.send(b"")
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                sent = 0
+            # Some file systems know only read: they refuse, or give nothing though it is there.
+            self._has_sendfile = sent > 0
+            self.sent += sent
+            start += sent
         while start < stop:
             data = file.read(start, min(stop - start, CHUNK))
             start += len(data)
             waiting += data
-            if len(waiting) >= CHUNK:
-                self._flush(waiting)
-
-    def _send_some(self, file: File, start: int, length: int) -> int:
-        """Return how many bytes sendfile handed over: 0 where there was no room until now."""
-        try:
-            sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLOUT)
-            poll.poll()
-            return 0
-        except OSError as error:
-            # Some file systems know only read.
-            self._has_sendfile = error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-            if self._has_sendfile:
-                raise
-            return 0
-        # Nor do others: they give nothing, though it is there.
-        self._has_sendfile = sent > 0
-        self.sent += sent
-        return sent
+            self._flush(waiting, CHUNK)
 
 
 # --- Downloads: who has which file by now -------------------------------------------------
@@ -1135,7 +1105,8 @@ class Downloads:
         with self._changed:
             # ENOTCONN is what Linux says of a connection after its reset.
             is_reset = getattr(error, "errno", None) == errno.ENOTCONN
-            connection.is_reset |= is_reset or isinstance(error, ConnectionError)
+            if is_reset or isinstance(error, ConnectionError):
+                connection.is_reset = True
             # What has arrived has arrived, unless it was a reset.
             self._settle(connection, 0)
             reason, transfers = failure_reason(error), self._transfers[connection]

@@ -386,6 +386,17 @@ class ConnectionTest(unittest.TestCase):
         connection.look()
         self.assertTrue(connection.is_reset)
 
+    def test_a_reset_that_its_own_thread_notes_meanwhile(self) -> None:
+        class Asked(socket.socket):
+            def getsockopt(self, *arguments: Any) -> Any:
+                connection.is_reset |= arguments[1] == socket.SO_ERROR
+                return super().getsockopt(*arguments)
+
+        with Asked(fileno=self.server.detach()) as asked:
+            connection = Connection(asked)
+            connection.look()
+        self.assertTrue(connection.is_reset)
+
     def test_closed_by_its_own_thread(self) -> None:
         connection = Connection(self.server)
         self.server.close()
