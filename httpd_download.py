@@ -85,19 +85,24 @@ Span = Tuple[int, int]
 FileId = Tuple[int, int]
 # A piece of a body: literal bytes, or a span of an open file.
 Part = Union[bytes, Tuple["File", int, int]]
-Representation = Union["File", "Archive"]
+Representation = Union["OfferedFile", "Archive"]
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
-FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
+READABLE_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+FOLDER_FLAGS = READABLE_FOLDER | getattr(os, "O_PATH", 0)
 # A FIFO may take the place of a file just then: nobody waits for its writer.
 FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # What the system lacks says nothing about a file.
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-# Of a tar: a block, and what a plain header holds: bytes of a name, and numbers.
-BLOCK, PLAIN_NAME, PLAIN_NUMBERS = 512, 100, range(8**11)
+KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
+TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
+# Of a tar: a block, and what follows the type in the header of a file or folder.
+BLOCK = 512
+PLAIN_END = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)[157:]
+# The checksum itself counts as eight blanks.
+PLAIN_SUM = sum(PLAIN_END) + 8 * ord(" ")
 # Without set-id bits.
 PERMISSIONS = 0o1777
-TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
 
 
 class ContentChanged(Exception):
@@ -113,30 +118,19 @@ class Version(NamedTuple):
 
 
 class File:
-    """An open regular file: a representation, or what an archive has in the place of an entry."""
+    """An open file, sent only as long as it has the size, in bytes, and the time of change, in ns,
+    that it is to have."""
 
-    def __init__(self, descriptor: int, name: str, promised: tuple[int, int] | None = None) -> None:
-        """Take *descriptor* over.  It is sent only as long as it has the size, in bytes, and time
-        of change, in ns, that were *promised*; if none were, as it has them now, or has grown.
-        Raise OSError where it is not of a regular file."""
-        self.descriptor, self.name = descriptor, name
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        self._label, self._may_grow = name if promised else "the file", promised is None
-        self._size, self._mtime_ns = promised or (status.st_size, status.st_mtime_ns)
-        # Strong: another file, another size or another time in ns makes another tag.
-        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
-        self.version = Version(etag, status.st_size, file_id(status))
-        self.modified: int | None = status.st_mtime_ns // 10**9
+    may_grow = False
+
+    def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
+        """Take *descriptor* over; the log calls it *label*."""
+        self.descriptor, self._label = descriptor, label
+        self._size, self._mtime_ns = size, mtime_ns
 
     def __del__(self) -> None:
         # By whoever forgets it last: the thread that sends it, or what watches over the transfer.
         os.close(self.descriptor)
-
-    def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the bytes from *start* to *stop*."""
-        yield self, start, stop
 
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
@@ -153,15 +147,36 @@ class File:
         for pause in (0.002, 0.01, 0.05, 0):
             status = os.fstat(self.descriptor)
             growth = status.st_size - self._size
-            if growth > 0 and self._may_grow:
+            if growth > 0 and self.may_grow:
                 return
             if growth:
                 break
             if status.st_mtime_ns == self._mtime_ns:
                 return
             time.sleep(pause)
-        how = "became shorter" if growth < 0 else "was changed"
-        raise ContentChanged(f"{self._label} {how}")
+        raise ContentChanged(f"{self._label} {'became shorter' if growth < 0 else 'was changed'}")
+
+
+class OfferedFile(File):
+    """A file as a representation: as it is when it is opened, though it may grow."""
+
+    may_grow = True
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
+        status = os.fstat(descriptor)
+        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        self.name = name
+        # Strong: another file, another size or another time in ns makes another tag.
+        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+        self.version = Version(etag, status.st_size, file_id(status))
+        self.modified: int | None = status.st_mtime_ns // 10**9
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes from *start* to *stop*."""
+        yield self, start, stop
 
 
 class Entry(NamedTuple):
@@ -193,15 +208,15 @@ class Folder:
     """An open folder, from which files are opened, and to which no symlink leads from its root:
     whoever swaps names meanwhile gains nothing."""
 
-    def __init__(self, root: str, path: str = "") -> None:
+    def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
         self._place, self._above = os.path.join(root, path), f"{path}/" if path else ""
         self._descriptor: int | None = None
         if os.open in os.supports_dir_fd:
-            self._descriptor = os.open(root, FOLDER_FLAGS)
-            for component in path.split("/") if path else ():
+            self._descriptor = os.open(root, flags)
+            for component in filter(None, path.split("/")):
                 above = self._descriptor
-                self._descriptor = os.open(component, FOLDER_FLAGS | NO_FOLLOW, dir_fd=above)
+                self._descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
                 os.close(above)
 
     def __del__(self) -> None:
@@ -219,36 +234,26 @@ class Folder:
 
     def entries(self, logs: Logs) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
-        with contextlib.ExitStack() as opened:
-            folder = None
-            if self._descriptor is not None:
-                folder = os.open(os.curdir, os.O_RDONLY, dir_fd=self._descriptor)
-                opened.callback(os.close, folder)
-            found = opened.enter_context(os.scandir(self._place if folder is None else folder))
+        with os.scandir(self._place if self._descriptor is None else self._descriptor) as found:
             items = sorted(found, key=lambda item: os.fsencode(item.name))
-            return [make_entry(self._above + item.name, item, folder, logs) for item in items]
+        return [self._entry(item, logs) for item in items]
 
-
-def make_entry(path: str, item: os.DirEntry[str], folder: int | None, logs: Logs) -> Entry:
-    """Return what *item* of an open *folder* is, or of no open one; *path* is to lead to it."""
-    if item.name.startswith("."):
-        return Entry(path, "hidden")
-    kind: Kind = "special"
-    size, target = 0, ""
-    try:
-        status = item.stat(follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            kind, target = "symlink", os.readlink(item.path, dir_fd=folder)
-        elif stat.S_ISDIR(status.st_mode):
-            kind = "folder"
-        elif file_id(status) in logs:
-            kind = "log"
-        elif stat.S_ISREG(status.st_mode):
-            is_readable = os.access(item.path, os.R_OK, dir_fd=folder)
-            kind, size = "file" if is_readable else "unreadable", status.st_size
-    except OSError:
-        return Entry(path, "unreadable")
-    return Entry(path, kind, status.st_mode & PERMISSIONS, size, status.st_mtime_ns, target)
+    def _entry(self, item: os.DirEntry[str], logs: Logs) -> Entry:
+        path = f"{self._above}{item.name}"
+        if item.name.startswith("."):
+            return Entry(path, "hidden")
+        try:
+            status = item.stat(follow_symlinks=False)
+            kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
+            target = os.readlink(item.path, dir_fd=self._descriptor) if kind == "symlink" else ""
+            if file_id(status) in logs:
+                kind = "log"
+            elif kind == "file" and not os.access(item.path, os.R_OK, dir_fd=self._descriptor):
+                kind = "unreadable"
+        except OSError:
+            return Entry(path, "unreadable")
+        size = status.st_size if kind == "file" else 0
+        return Entry(path, kind, status.st_mode & PERMISSIONS, size, status.st_mtime_ns, target)
 
 
 def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
@@ -261,7 +266,7 @@ def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
         entry = left.pop()
         if entry.kind == "folder" and (is_deep or not entry.path):
             try:
-                left += reversed(Folder(root, entry.path).entries(logs))
+                left += reversed(Folder(root, entry.path, READABLE_FOLDER).entries(logs))
             except OSError:
                 if not entry.path:
                     raise
@@ -282,11 +287,6 @@ class Archive:
         """Lay out the folder *path*, called *folder*, and tell *progress* how many entries there
         are.  Raise OSError where it cannot be read."""
         self.name, self.folder, self._path = f"{folder}.tar", folder, path
-        # Of plain headers all that follows the checksum, and what that adds to it: the checksum
-        # itself counts as eight blanks.
-        kinds: tuple[Kind, ...] = ("file", "folder")
-        ends = {kind: self._tobuf("", Entry("", kind))[156:] for kind in kinds}
-        self._ends = {kind: (end, sum(end) + 8 * ord(" ")) for kind, end in ends.items()}
         self._entries: list[Entry] = []
         # Where the header of each entry begins, and at last where the end of the archive does.
         self._offsets = array("Q", [0])
@@ -316,52 +316,49 @@ class Archive:
         is no longer what the layout says."""
 
         def cut(data: bytes, offset: int) -> bytes:
-            is_inside = start <= offset and offset + len(data) <= stop
-            return data if is_inside else data[max(start - offset, 0) : max(stop - offset, 0)]
+            return data[max(start - offset, 0) : max(stop - offset, 0)]
 
         above = folder = None
+        padding = b""
         for index in range(bisect_right(self._offsets, start) - 1, len(self._entries)):
-            offset, entry = self._offsets[index], self._entries[index]
+            entry, offset = self._entries[index], self._offsets[index] - len(padding)
             if offset >= stop:
                 return
-            header = self._header(entry)
-            content = offset + len(header)
-            end = content + entry.size
-            yield cut(header, offset)
-            if max(start, content) < min(stop, end):
+            head = padding + self._header(entry)
+            content = offset + len(head)
+            first, last = max(start, content), min(stop, content + entry.size)
+            yield cut(head, offset)
+            if first < last:
                 parent, _, name = entry.path.rpartition("/")
                 label = f"{self.folder}/{entry.path}"
                 try:
                     if folder is None or parent != above:
                         above, folder = parent, Folder(self._path, parent)
-                    file = File(folder.open(name), label, (entry.size, entry.mtime_ns))
+                    file = File(folder.open(name), label, entry.size, entry.mtime_ns)
                 except OSError as error:
                     if error.errno in LACKING:
                         raise
                     raise ContentChanged(f"{label}: {error.strerror}") from None
-                yield file, max(start - content, 0), min(stop, end) - content
+                yield file, first - content, last - content
                 del file
-            yield cut(bytes(self._offsets[index + 1] - end), end)
-        yield cut(bytes(2 * BLOCK), self._offsets[-1])
+            padding = bytes(-entry.size % BLOCK)
+        yield cut(padding + bytes(2 * BLOCK), self._offsets[-1] - len(padding))
 
     def _header(self, entry: Entry) -> bytes:
         """Return the blocks before the content of *entry*: what tobuf makes, only sooner."""
-        name = f"{self.folder}/{entry.path}"
-        if entry.kind == "folder":
-            name = name.rstrip("/") + "/"
+        name, kind = f"{self.folder}/{entry.path}", TAR_TYPES[entry.kind]
+        if entry.kind == "folder" and entry.path:
+            name += "/"
         mtime = entry.mtime_ns // 10**9
-        is_plain = name.isascii() and len(name) <= PLAIN_NAME and entry.kind in self._ends
-        if not is_plain or entry.size not in PLAIN_NUMBERS or mtime not in PLAIN_NUMBERS:
-            return self._tobuf(name, entry)
-        start = name.encode().ljust(PLAIN_NAME, b"\0")
-        start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (entry.mode, 0, 0, entry.size, mtime)
-        end, checksum = self._ends[entry.kind]
-        return start + b"%06o\0 " % (sum(start) + checksum) + end
-
-    def _tobuf(self, name: str, entry: Entry) -> bytes:
+        if entry.kind != "symlink" and name.isascii() and mtime >= 0:
+            start = name.encode().ljust(100, b"\0")
+            start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (entry.mode, 0, 0, entry.size, mtime)
+            # Longer where anything is too large for its field.
+            if len(start) == 148:
+                return b"%b%06o\0 %b%b" % (start, sum(start, PLAIN_SUM + kind[0]), kind, PLAIN_END)
         info = tarfile.TarInfo(name)
-        info.type, info.linkname = TAR_TYPES[entry.kind], entry.target
-        info.mode, info.size, info.mtime = entry.mode, entry.size, entry.mtime_ns // 10**9
+        info.type, info.linkname = kind, entry.target
+        info.mode, info.size, info.mtime = entry.mode, entry.size, mtime
         # GNU's numbers over 8 GiB busybox reads as well; PAX has names in any script.
         if name.isascii() and entry.target.isascii():
             return info.tobuf(tarfile.GNU_FORMAT)
@@ -389,7 +386,7 @@ class Share:
             return self._open([os.fsdecode(component) for component in components])
         except (OSError, ValueError) as error:
             # ValueError: a NUL, or on Windows bytes that are no name.
-            if isinstance(error, OSError) and error.errno in LACKING:
+            if getattr(error, "errno", None) in LACKING:
                 raise
             return None
 
@@ -410,23 +407,24 @@ class Share:
         path = "/".join(components)
         if not self.folder:
             named = self.named.get(path, "")
-            return named if isinstance(named, Archive) else File(open_regular(named), path)
+            return named if isinstance(named, Archive) else OfferedFile(open_regular(named), path)
         is_reached = self.is_deep or len(components) == 1
-        if not is_reached or not components or not all(map(may_be_offered, components)):
+        if not is_reached or not all(map(may_be_offered, components)):
             raise FileNotFoundError(path)
         above, _, name = path.rpartition("/")
         try:
-            file = File(Folder(self.folder, above).open(name), path)
+            descriptor = Folder(self.folder, above).open(name)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ELOOP):
                 raise
             # It may be a symlink: neither out of the folder, nor to a hidden name in it.
             root = os.path.realpath(self.folder)
-            place = os.path.dirname(os.path.join(root, path))
+            place = os.path.join(root, *components[:-1])
             found = os.path.relpath(os.path.realpath(os.path.join(place, name)), root).split(os.sep)
             if os.path.realpath(place) != place or not all(map(may_be_offered, found)):
                 raise FileNotFoundError(path) from None
-            file = File(Folder(self.folder, "/".join(found[:-1])).open(found[-1]), path)
+            descriptor = Folder(self.folder, "/".join(found[:-1])).open(found[-1])
+        file = OfferedFile(descriptor, path)
         if file.version.file_id in self.logs:
             raise FileNotFoundError(path)
         return file
@@ -444,30 +442,37 @@ def may_be_offered(component: str) -> bool:
     return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def link_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return the *paths* of files and folders by the names that their links have.  Raise OSError,
-    which tells them all, for what cannot be had, and ValueError for two of one name, or none."""
-    found: dict[str, str] = {}
+def link_names(
+    paths: Sequence[str], logs: Logs, progress: Callable[[str, int], None]
+) -> dict[str, str | Archive]:
+    """Return the files and folders *paths*, but not *logs*, by the names that their links have; for
+    *progress* see Archive.  Raise OSError, which tells them all, for what cannot be had, and
+    ValueError for two of one name, or none."""
+    named: dict[str, str | Archive] = {}
+    places: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
     for path in paths:
+        is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
+        name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
+        if not name:
+            raise ValueError(f"{path} has no name that a link could have")
+        is_folder = os.path.isdir(path)
+        link = f"{name}.tar" if is_folder else name
         try:
-            is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
-            name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
-            if os.path.isdir(path):
-                os.scandir(path).close()
-                name += ".tar" * bool(name)
-            else:
-                File(open_regular(path), path)
-            if not name:
-                raise ValueError(f"{path} has no name that a link could have")
-            if not os.path.samefile(path, found.setdefault(name, path)):
-                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
+            if link in places:
+                if not os.path.samefile(path, places[link]):
+                    raise ValueError(f"two would have one link, {link}: {places[link]} and {path}")
+            elif is_folder:
+                named[link] = Archive(path, name, logs, progress)
+            elif OfferedFile(open_regular(path), name).version.file_id not in logs:
+                named[link] = path
+            places.setdefault(link, path)
         except OSError as error:
             failures.setdefault(error.strerror or str(error), []).append(path)
     if failures:
         told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
         raise OSError(errno.ENOENT, told)
-    return found
+    return named
 
 
 # --- Ranges, preconditions and heads ------------------------------------------------------
@@ -2091,15 +2096,8 @@ def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
     for stream in (sys.stdout, sys.stderr, script):
         # There may be no stream, or one that is no file.
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            status = os.stat(stream if isinstance(stream, str) else stream.fileno())
-            logs.add((status.st_dev, status.st_ino))
-    named: dict[str, str | Archive] = {}
-    for name, path in link_names(options.names).items():
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            named[name] = Archive(path, name[: -len(".tar")], logs, terminal.note_progress)
-        elif (status.st_dev, status.st_ino) not in logs:
-            named[name] = path
+            logs.add(file_id(os.stat(stream if isinstance(stream, str) else stream.fileno())))
+    named = link_names(options.names, logs, terminal.note_progress)
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir
