@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
     # Files that this program writes to.
     Logs = Collection["FileId"]
+    # Is told which folder is being read, and how many entries there are.
+    Progress = Callable[[str, int], None]
     # What is named, by the name of its link: a path, or an archive.
     Named = Mapping[str, Union[str, "Archive"]]
 
@@ -87,8 +89,8 @@ FileId = Tuple[int, int]
 Part = Union[bytes, Tuple["File", int, int]]
 Representation = Union["OfferedFile", "Archive"]
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-# O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
 READABLE_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+# O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
 FOLDER_FLAGS = READABLE_FOLDER | getattr(os, "O_PATH", 0)
 # A FIFO may take the place of a file just then: nobody waits for its writer.
 FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -101,8 +103,6 @@ BLOCK = 512
 PLAIN_END = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)[157:]
 # The checksum itself counts as eight blanks.
 PLAIN_SUM = sum(PLAIN_END) + 8 * ord(" ")
-# Without set-id bits.
-PERMISSIONS = 0o1777
 
 
 class ContentChanged(Exception):
@@ -118,14 +118,14 @@ class Version(NamedTuple):
 
 
 class File:
-    """An open file, sent only as long as it has the size, in bytes, and the time of change, in ns,
-    that it is to have."""
+    """An open file that is sent only as long as it is what it was when it was offered."""
 
-    may_grow = False
-
-    def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
-        """Take *descriptor* over; the log calls it *label*."""
-        self.descriptor, self._label = descriptor, label
+    def __init__(
+        self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
+    ) -> None:
+        """Take *descriptor* over, of a file that the log calls *label*.  *size*, in bytes, and
+        *mtime_ns*, its time of change, are what it is to have, unless it *may_grow*."""
+        self.descriptor, self._label, self._may_grow = descriptor, label, may_grow
         self._size, self._mtime_ns = size, mtime_ns
 
     def __del__(self) -> None:
@@ -147,25 +147,22 @@ class File:
         for pause in (0.002, 0.01, 0.05, 0):
             status = os.fstat(self.descriptor)
             growth = status.st_size - self._size
-            if growth > 0 and self.may_grow:
+            is_same = not growth and status.st_mtime_ns == self._mtime_ns
+            if is_same or (self._may_grow and growth > 0):
                 return
-            if growth:
-                break
-            if status.st_mtime_ns == self._mtime_ns:
-                return
+            if growth < 0:
+                raise ContentChanged(f"{self._label} became shorter")
             time.sleep(pause)
-        raise ContentChanged(f"{self._label} {'became shorter' if growth < 0 else 'was changed'}")
+        raise ContentChanged(f"{self._label} was changed")
 
 
 class OfferedFile(File):
     """A file as a representation: as it is when it is opened, though it may grow."""
 
-    may_grow = True
-
     def __init__(self, descriptor: int, name: str) -> None:
         """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
         status = os.fstat(descriptor)
-        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns)
+        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", name)
         self.name = name
@@ -194,23 +191,22 @@ def file_id(status: os.stat_result) -> FileId:
     return status.st_dev, status.st_ino
 
 
-def open_regular(path: str, folder: int | None = None) -> int:
-    """Return a descriptor of the regular file *path*: over symlinks, or, in an open *folder*, if it
-    is none.  Raise OSError."""
+def open_regular(path: str, folder: int | None = None, follow_symlinks: bool = True) -> int:
+    """Return a descriptor of the regular file *path*, if from an open *folder*.  Raise OSError."""
     # Looked at first, since to open some devices is to set them going.
-    status = os.stat(path, dir_fd=folder, follow_symlinks=folder is None)
+    status = os.stat(path, dir_fd=folder, follow_symlinks=follow_symlinks)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
-    return os.open(path, FILE_FLAGS if folder is None else FILE_FLAGS | NO_FOLLOW, dir_fd=folder)
+    return os.open(path, FILE_FLAGS if follow_symlinks else FILE_FLAGS | NO_FOLLOW, dir_fd=folder)
 
 
 class Folder:
-    """An open folder, from which files are opened, and to which no symlink leads from its root:
+    """An open folder, to which no symlink leads from its root, nor from it to what is opened in it:
     whoever swaps names meanwhile gains nothing."""
 
     def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
-        self._place, self._above = os.path.join(root, path), f"{path}/" if path else ""
+        self.path, self._prefix = path, ""
         self._descriptor: int | None = None
         if os.open in os.supports_dir_fd:
             self._descriptor = os.open(root, flags)
@@ -218,28 +214,28 @@ class Folder:
                 above = self._descriptor
                 self._descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
                 os.close(above)
+        else:
+            place = os.path.normpath(os.path.join(os.path.realpath(root), path))
+            if os.path.normcase(os.path.realpath(place)) != os.path.normcase(place):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
+            self._prefix = os.path.join(place, "")
 
     def __del__(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
     def open(self, name: str) -> int:
-        """Return a descriptor of the file *name*, no symlink.  Raise OSError."""
-        if self._descriptor is not None:
-            return open_regular(name, self._descriptor)
-        path = os.path.join(self._place, name)
-        if os.path.normcase(os.path.realpath(path)) != os.path.normcase(os.path.abspath(path)):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        return open_regular(path)
+        """Return a descriptor of the regular file *name*.  Raise OSError."""
+        return open_regular(self._prefix + name, self._descriptor, follow_symlinks=False)
 
     def entries(self, logs: Logs) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
-        with os.scandir(self._place if self._descriptor is None else self._descriptor) as found:
+        with os.scandir(self._prefix if self._descriptor is None else self._descriptor) as found:
             items = sorted(found, key=lambda item: os.fsencode(item.name))
         return [self._entry(item, logs) for item in items]
 
     def _entry(self, item: os.DirEntry[str], logs: Logs) -> Entry:
-        path = f"{self._above}{item.name}"
+        path = f"{self.path}/{item.name}" if self.path else item.name
         if item.name.startswith("."):
             return Entry(path, "hidden")
         try:
@@ -253,7 +249,7 @@ class Folder:
         except OSError:
             return Entry(path, "unreadable")
         size = status.st_size if kind == "file" else 0
-        return Entry(path, kind, status.st_mode & PERMISSIONS, size, status.st_mtime_ns, target)
+        return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
 
 
 def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
@@ -261,7 +257,7 @@ def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
     each folder before what is in it.  Symlinks are not followed, hidden folders not entered; *logs*
     are files that this program writes to.  Raise OSError for *root* alone."""
     status = os.stat(root)
-    left = [Entry("", "folder", status.st_mode & PERMISSIONS, 0, status.st_mtime_ns)]
+    left = [Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)]
     while left:
         entry = left.pop()
         if entry.kind == "folder" and (is_deep or not entry.path):
@@ -281,11 +277,8 @@ class Archive:
 
     modified: int | None = None
 
-    def __init__(
-        self, path: str, folder: str, logs: Logs, progress: Callable[[str, int], None]
-    ) -> None:
-        """Lay out the folder *path*, called *folder*, and tell *progress* how many entries there
-        are.  Raise OSError where it cannot be read."""
+    def __init__(self, path: str, folder: str, logs: Logs, progress: Progress) -> None:
+        """Lay out the folder *path*, called *folder*.  Raise OSError where it cannot be read."""
         self.name, self.folder, self._path = f"{folder}.tar", folder, path
         self._entries: list[Entry] = []
         # Where the header of each entry begins, and at last where the end of the archive does.
@@ -314,51 +307,45 @@ class Archive:
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*; raise ContentChanged in the place of a file that
         is no longer what the layout says."""
-
-        def cut(data: bytes, offset: int) -> bytes:
-            return data[max(start - offset, 0) : max(stop - offset, 0)]
-
-        above = folder = None
-        padding = b""
+        folder, padding = None, b""
         for index in range(bisect_right(self._offsets, start) - 1, len(self._entries)):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
             if offset >= stop:
                 return
             head = padding + self._header(entry)
+            yield head[max(start - offset, 0) : stop - offset]
             content = offset + len(head)
-            first, last = max(start, content), min(stop, content + entry.size)
-            yield cut(head, offset)
+            first, last = max(start - content, 0), min(stop - content, entry.size)
             if first < last:
                 parent, _, name = entry.path.rpartition("/")
                 label = f"{self.folder}/{entry.path}"
                 try:
-                    if folder is None or parent != above:
-                        above, folder = parent, Folder(self._path, parent)
-                    file = File(folder.open(name), label, entry.size, entry.mtime_ns)
+                    if folder is None or folder.path != parent:
+                        folder = Folder(self._path, parent)
+                    descriptor = folder.open(name)
                 except OSError as error:
-                    if error.errno in LACKING:
-                        raise
                     raise ContentChanged(f"{label}: {error.strerror}") from None
-                yield file, first - content, last - content
-                del file
+                yield File(descriptor, label, entry.size, entry.mtime_ns), first, last
             padding = bytes(-entry.size % BLOCK)
-        yield cut(padding + bytes(2 * BLOCK), self._offsets[-1] - len(padding))
+        offset = self._offsets[-1] - len(padding)
+        yield (padding + bytes(2 * BLOCK))[max(start - offset, 0) : max(stop - offset, 0)]
 
     def _header(self, entry: Entry) -> bytes:
         """Return the blocks before the content of *entry*: what tobuf makes, only sooner."""
         name, kind = f"{self.folder}/{entry.path}", TAR_TYPES[entry.kind]
         if entry.kind == "folder" and entry.path:
             name += "/"
-        mtime = entry.mtime_ns // 10**9
+        # Without set-id bits.
+        mode, mtime = entry.mode & 0o1777, entry.mtime_ns // 10**9
         if entry.kind != "symlink" and name.isascii() and mtime >= 0:
             start = name.encode().ljust(100, b"\0")
-            start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (entry.mode, 0, 0, entry.size, mtime)
+            start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, 0, 0, entry.size, mtime)
             # Longer where anything is too large for its field.
             if len(start) == 148:
                 return b"%b%06o\0 %b%b" % (start, sum(start, PLAIN_SUM + kind[0]), kind, PLAIN_END)
         info = tarfile.TarInfo(name)
-        info.type, info.linkname = kind, entry.target
-        info.mode, info.size, info.mtime = entry.mode, entry.size, mtime
+        info.type, info.linkname, info.mode = kind, entry.target, mode
+        info.size, info.mtime = entry.size, mtime
         # GNU's numbers over 8 GiB busybox reads as well; PAX has names in any script.
         if name.isascii() and entry.target.isascii():
             return info.tobuf(tarfile.GNU_FORMAT)
@@ -383,7 +370,7 @@ class Share:
         if self._secret and not compare_digest(components.pop(0), self._secret.encode()):
             return None
         try:
-            return self._open([os.fsdecode(component) for component in components])
+            return self._open(list(map(os.fsdecode, components)))
         except (OSError, ValueError) as error:
             # ValueError: a NUL, or on Windows bytes that are no name.
             if getattr(error, "errno", None) in LACKING:
@@ -412,16 +399,16 @@ class Share:
         if not is_reached or not all(map(may_be_offered, components)):
             raise FileNotFoundError(path)
         above, _, name = path.rpartition("/")
+        folder = Folder(self.folder, above)
         try:
-            descriptor = Folder(self.folder, above).open(name)
+            descriptor = folder.open(name)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ELOOP):
                 raise
             # It may be a symlink: neither out of the folder, nor to a hidden name in it.
-            root = os.path.realpath(self.folder)
-            place = os.path.join(root, *components[:-1])
-            found = os.path.relpath(os.path.realpath(os.path.join(place, name)), root).split(os.sep)
-            if os.path.realpath(place) != place or not all(map(may_be_offered, found)):
+            target = os.path.realpath(os.path.join(self.folder, path))
+            found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
+            if not all(map(may_be_offered, found)):
                 raise FileNotFoundError(path) from None
             descriptor = Folder(self.folder, "/".join(found[:-1])).open(found[-1])
         file = OfferedFile(descriptor, path)
@@ -436,18 +423,15 @@ def may_be_offered(component: str) -> bool:
     a separator, a drive or stream, a device, an end that it drops."""
     if os.sep == "\\":
         devices = r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
-        odd = re.search(r'[\\:<>"|?*\x00-\x1f]|[. ]\Z', component)
-        if odd or re.fullmatch(devices, component, re.IGNORECASE | re.DOTALL):
+        odd = r'.*[\\:<>"|?*\x00-\x1f].*|.*[. ]'
+        if re.fullmatch(f"{odd}|{devices}", component, re.IGNORECASE | re.DOTALL):
             return False
     return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def link_names(
-    paths: Sequence[str], logs: Logs, progress: Callable[[str, int], None]
-) -> dict[str, str | Archive]:
-    """Return the files and folders *paths*, but not *logs*, by the names that their links have; for
-    *progress* see Archive.  Raise OSError, which tells them all, for what cannot be had, and
-    ValueError for two of one name, or none."""
+def link_names(paths: Iterable[str], logs: Logs, progress: Progress) -> dict[str, str | Archive]:
+    """Return *paths* of files, but not *logs*, and of folders by the names of their links.  Raise
+    OSError, which tells all that cannot be had, and ValueError for two of one name, or none."""
     named: dict[str, str | Archive] = {}
     places: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
