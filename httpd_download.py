@@ -78,9 +78,8 @@ __version__ = "2.0.0"
 # --- What is offered --------------------------------------------------------------------
 #
 # A share turns the path of a request into a representation: an open file, or a folder as an
-# archive.  It is the only door to the disk, and what it opens in a folder comes through Folder.  A
-# representation has a version, and hands any span of its bytes out as parts: literal bytes, or
-# spans of open files, whose check tells whether they still are what they were.
+# archive.  It is the only door to the disk.  A representation has a version, and hands any span of
+# its bytes out as parts: literal bytes, or spans of open files that tell when they have changed.
 
 # The first byte, and one past the last; which file, by device and inode.
 Span = Tuple[int, int]
@@ -201,8 +200,7 @@ def open_regular(path: str, folder: int | None = None, follow_symlinks: bool = T
 
 
 class Folder:
-    """An open folder, to which no symlink leads from its root, nor from it to what is opened in it:
-    whoever swaps names meanwhile gains nothing."""
+    """An open folder; no symlink leads to it, nor to its files, whoever swaps names meanwhile."""
 
     def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
@@ -231,8 +229,7 @@ class Folder:
     def entries(self, logs: Logs) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
         with os.scandir(self._prefix if self._descriptor is None else self._descriptor) as found:
-            items = sorted(found, key=lambda item: os.fsencode(item.name))
-        return [self._entry(item, logs) for item in items]
+            return [self._entry(item, logs) for item in sorted(found, key=os.fsencode)]
 
     def _entry(self, item: os.DirEntry[str], logs: Logs) -> Entry:
         path = f"{self.path}/{item.name}" if self.path else item.name
@@ -254,8 +251,7 @@ class Folder:
 
 def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
     """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
-    each folder before what is in it.  Symlinks are not followed, hidden folders not entered; *logs*
-    are files that this program writes to.  Raise OSError for *root* alone."""
+    each folder before what is in it; follow no symlink.  Raise OSError for *root* alone."""
     status = os.stat(root)
     left = [Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)]
     while left:
@@ -305,8 +301,7 @@ class Archive:
         self.left_out = ", ".join(told.values())
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the bytes from *start* to *stop*; raise ContentChanged in the place of a file that
-        is no longer what the layout says."""
+        """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
         folder, padding = None, b""
         for index in range(bisect_right(self._offsets, start) - 1, len(self._entries)):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
@@ -395,8 +390,7 @@ class Share:
         if not self.folder:
             named = self.named.get(path, "")
             return named if isinstance(named, Archive) else OfferedFile(open_regular(named), path)
-        is_reached = self.is_deep or len(components) == 1
-        if not is_reached or not all(map(may_be_offered, components)):
+        if (len(components) > 1 and not self.is_deep) or not all(map(may_be_offered, components)):
             raise FileNotFoundError(path)
         above, _, name = path.rpartition("/")
         folder = Folder(self.folder, above)
