@@ -426,30 +426,32 @@ def may_be_offered(component: str) -> bool:
 def link_names(paths: Iterable[str], logs: Logs, progress: Progress) -> dict[str, str | Archive]:
     """Return *paths* of files, but not *logs*, and of folders by the names of their links.  Raise
     OSError, which tells all that cannot be had, and ValueError for two of one name, or none."""
-    named: dict[str, str | Archive] = {}
-    places: dict[str, str] = {}
+    found: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
     for path in paths:
         is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
         name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
         if not name:
             raise ValueError(f"{path} has no name that a link could have")
-        is_folder = os.path.isdir(path)
-        link = f"{name}.tar" if is_folder else name
         try:
-            if link in places:
-                if not os.path.samefile(path, places[link]):
-                    raise ValueError(f"two would have one link, {link}: {places[link]} and {path}")
-            elif is_folder:
-                named[link] = Archive(path, name, logs, progress)
-            elif OfferedFile(open_regular(path), name).version.file_id not in logs:
-                named[link] = path
-            places.setdefault(link, path)
+            if os.path.isdir(path):
+                os.scandir(path).close()
+                name += ".tar"
+            else:
+                OfferedFile(open_regular(path), name)
+            if not os.path.samefile(path, found.setdefault(name, path)):
+                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
         except OSError as error:
             failures.setdefault(error.strerror or str(error), []).append(path)
     if failures:
         told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
         raise OSError(errno.ENOENT, told)
+    named: dict[str, str | Archive] = {}
+    for name, path in found.items():
+        if os.path.isdir(path):
+            named[name] = Archive(path, name[: -len(".tar")], logs, progress)
+        elif file_id(os.stat(path)) not in logs:
+            named[name] = path
     return named
 
 
