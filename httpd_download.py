@@ -38,7 +38,7 @@ import threading
 import time
 import urllib.parse
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from hmac import compare_digest
 from http import HTTPStatus
@@ -303,10 +303,9 @@ class Archive:
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
         folder, padding = None, b""
-        for index in range(bisect_right(self._offsets, start) - 1, len(self._entries)):
+        end = min(bisect_left(self._offsets, stop), len(self._entries))
+        for index in range(bisect_right(self._offsets, start) - 1, end):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
-            if offset >= stop:
-                return
             head = padding + self._header(entry)
             yield head[max(start - offset, 0) : stop - offset]
             content = offset + len(head)
@@ -322,7 +321,7 @@ class Archive:
                     raise ContentChanged(f"{label}: {error.strerror}") from None
                 yield File(descriptor, label, entry.size, entry.mtime_ns), first, last
             padding = bytes(-entry.size % BLOCK)
-        offset = self._offsets[-1] - len(padding)
+        offset = self._offsets[end] - len(padding)
         yield (padding + bytes(2 * BLOCK))[max(start - offset, 0) : max(stop - offset, 0)]
 
     def _header(self, entry: Entry) -> bytes:
