@@ -37,7 +37,7 @@ import threading
 import time
 import urllib.parse
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from hmac import compare_digest
 from http import HTTPStatus
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
     # Files that this program writes to.
     Logs = Collection["FileId"]
+    # Is told which folder is being read, and how many entries there are.
+    Progress = Callable[[str, int], None]
     # What is named, by the name of its link: a path, or an archive.
     Named = Mapping[str, Union[str, "Archive"]]
 
@@ -76,28 +78,30 @@ __version__ = "2.0.0"
 # --- What is offered --------------------------------------------------------------------
 #
 # A share turns the path of a request into a representation: an open file, or a folder as an
-# archive.  It is the only door to the disk, and what it opens in a folder comes through Folder.  A
-# representation has a version, and hands any span of its bytes out as parts: literal bytes, or
-# spans of open files, whose check tells whether they still are what they were.
+# archive.  It is the only door to the disk.  A representation has a version, and hands any span of
+# its bytes out as parts: literal bytes, or spans of open files that tell when they have changed.
 
 # The first byte, and one past the last; which file, by device and inode.
 Span = Tuple[int, int]
 FileId = Tuple[int, int]
 # A piece of a body: literal bytes, or a span of an open file.
 Part = Union[bytes, Tuple["File", int, int]]
-Representation = Union["File", "Archive"]
+Representation = Union["OfferedFile", "Archive"]
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+READABLE_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 # O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
-FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
+FOLDER_FLAGS = READABLE_FOLDER | getattr(os, "O_PATH", 0)
 # A FIFO may take the place of a file just then: nobody waits for its writer.
 FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # What the system lacks says nothing about a file.
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-# Of a tar: a block, and what a plain header holds: bytes of a name, and numbers.
-BLOCK, PLAIN_NAME, PLAIN_NUMBERS = 512, 100, range(8**11)
-# Without set-id bits.
-PERMISSIONS = 0o1777
+KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
+# Of a tar: a block, and what follows the type in the header of a file or folder.
+BLOCK = 512
+PLAIN_END = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)[157:]
+# The checksum itself counts as eight blanks.
+PLAIN_SUM = sum(PLAIN_END) + 8 * ord(" ")
 
 
 class ContentChanged(Exception):
@@ -113,30 +117,19 @@ class Version(NamedTuple):
 
 
 class File:
-    """An open regular file: a representation, or what an archive has in the place of an entry."""
+    """An open file that is sent only as long as it is what it was when it was offered."""
 
-    def __init__(self, descriptor: int, name: str, promised: tuple[int, int] | None = None) -> None:
-        """Take *descriptor* over.  It is sent only as long as it has the size, in bytes, and time
-        of change, in ns, that were *promised*; if none were, as it has them now, or has grown.
-        Raise OSError where it is not of a regular file."""
-        self.descriptor, self.name = descriptor, name
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        self._label, self._may_grow = name if promised else "the file", promised is None
-        self._size, self._mtime_ns = promised or (status.st_size, status.st_mtime_ns)
-        # Strong: another file, another size or another time in ns makes another tag.
-        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
-        self.version = Version(etag, status.st_size, file_id(status))
-        self.modified: int | None = status.st_mtime_ns // 10**9
+    def __init__(
+        self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
+    ) -> None:
+        """Take *descriptor* over, of a file that the log calls *label*.  *size*, in bytes, and
+        *mtime_ns*, its time of change, are what it is to have, unless it *may_grow*."""
+        self.descriptor, self._label, self._may_grow = descriptor, label, may_grow
+        self._size, self._mtime_ns = size, mtime_ns
 
     def __del__(self) -> None:
         # By whoever forgets it last: the thread that sends it, or what watches over the transfer.
         os.close(self.descriptor)
-
-    def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the bytes from *start* to *stop*."""
-        yield self, start, stop
 
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
@@ -153,15 +146,33 @@ class File:
         for pause in (0.002, 0.01, 0.05, 0):
             status = os.fstat(self.descriptor)
             growth = status.st_size - self._size
-            if growth > 0 and self._may_grow:
+            is_same = not growth and status.st_mtime_ns == self._mtime_ns
+            if is_same or (self._may_grow and growth > 0):
                 return
-            if growth:
-                break
-            if status.st_mtime_ns == self._mtime_ns:
-                return
+            if growth < 0:
+                raise ContentChanged(f"{self._label} became shorter")
             time.sleep(pause)
-        how = "became shorter" if growth < 0 else "was changed"
-        raise ContentChanged(f"{self._label} {how}")
+        raise ContentChanged(f"{self._label} was changed")
+
+
+class OfferedFile(File):
+    """A file as a representation: as it is when it is opened, though it may grow."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
+        status = os.fstat(descriptor)
+        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        self.name = name
+        # Strong: another file, another size or another time in ns makes another tag.
+        etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
+        self.version = Version(etag, status.st_size, file_id(status))
+        self.modified: int | None = status.st_mtime_ns // 10**9
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes from *start* to *stop*."""
+        yield self, start, stop
 
 
 class Entry(NamedTuple):
@@ -179,89 +190,75 @@ def file_id(status: os.stat_result) -> FileId:
     return status.st_dev, status.st_ino
 
 
-def open_regular(path: str, folder: int | None = None) -> int:
-    """Return a descriptor of the regular file *path*: over symlinks, or, in an open *folder*, if it
-    is none.  Raise OSError."""
+def open_regular(path: str, folder: int | None = None, follow_symlinks: bool = True) -> int:
+    """Return a descriptor of the regular file *path*, if from an open *folder*.  Raise OSError."""
     # Looked at first, since to open some devices is to set them going.
-    status = os.stat(path, dir_fd=folder, follow_symlinks=folder is None)
+    status = os.stat(path, dir_fd=folder, follow_symlinks=follow_symlinks)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
-    return os.open(path, FILE_FLAGS if folder is None else FILE_FLAGS | NO_FOLLOW, dir_fd=folder)
+    return os.open(path, FILE_FLAGS if follow_symlinks else FILE_FLAGS | NO_FOLLOW, dir_fd=folder)
 
 
 class Folder:
-    """An open folder, from which files are opened, and to which no symlink leads from its root:
-    whoever swaps names meanwhile gains nothing."""
+    """An open folder; no symlink leads to it, nor to its files, whoever swaps names meanwhile."""
 
-    def __init__(self, root: str, path: str = "") -> None:
+    def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
-        self._place, self._above = os.path.join(root, path), f"{path}/" if path else ""
+        self.path, self._prefix = path, ""
         self._descriptor: int | None = None
         if os.open in os.supports_dir_fd:
-            self._descriptor = os.open(root, FOLDER_FLAGS)
-            for component in path.split("/") if path else ():
+            self._descriptor = os.open(root, flags)
+            for component in filter(None, path.split("/")):
                 above = self._descriptor
-                self._descriptor = os.open(component, FOLDER_FLAGS | NO_FOLLOW, dir_fd=above)
+                self._descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
                 os.close(above)
+        else:
+            place = os.path.normpath(os.path.join(os.path.realpath(root), path))
+            if os.path.normcase(os.path.realpath(place)) != os.path.normcase(place):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
+            self._prefix = os.path.join(place, "")
 
     def __del__(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
     def open(self, name: str) -> int:
-        """Return a descriptor of the file *name*, no symlink.  Raise OSError."""
-        if self._descriptor is not None:
-            return open_regular(name, self._descriptor)
-        path = os.path.join(self._place, name)
-        if os.path.normcase(os.path.realpath(path)) != os.path.normcase(os.path.abspath(path)):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        return open_regular(path)
+        """Return a descriptor of the regular file *name*.  Raise OSError."""
+        return open_regular(self._prefix + name, self._descriptor, follow_symlinks=False)
 
     def entries(self, logs: Logs) -> list[Entry]:
         """Return what is in it, by the bytes of the names.  Raise OSError."""
-        with contextlib.ExitStack() as opened:
-            folder = None
-            if self._descriptor is not None:
-                folder = os.open(os.curdir, os.O_RDONLY, dir_fd=self._descriptor)
-                opened.callback(os.close, folder)
-            found = opened.enter_context(os.scandir(self._place if folder is None else folder))
-            items = sorted(found, key=lambda item: os.fsencode(item.name))
-            return [make_entry(self._above + item.name, item, folder, logs) for item in items]
+        with os.scandir(self._prefix if self._descriptor is None else self._descriptor) as found:
+            return [self._entry(item, logs) for item in sorted(found, key=os.fsencode)]
 
-
-def make_entry(path: str, item: os.DirEntry[str], folder: int | None, logs: Logs) -> Entry:
-    """Return what *item* of an open *folder* is, or of no open one; *path* is to lead to it."""
-    if item.name.startswith("."):
-        return Entry(path, "hidden")
-    kind: Kind = "special"
-    size, target = 0, ""
-    try:
-        status = item.stat(follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            kind, target = "symlink", os.readlink(item.path, dir_fd=folder)
-        elif stat.S_ISDIR(status.st_mode):
-            kind = "folder"
-        elif file_id(status) in logs:
-            kind = "log"
-        elif stat.S_ISREG(status.st_mode):
-            is_readable = os.access(item.path, os.R_OK, dir_fd=folder)
-            kind, size = "file" if is_readable else "unreadable", status.st_size
-    except OSError:
-        return Entry(path, "unreadable")
-    return Entry(path, kind, status.st_mode & PERMISSIONS, size, status.st_mtime_ns, target)
+    def _entry(self, item: os.DirEntry[str], logs: Logs) -> Entry:
+        path = f"{self.path}/{item.name}" if self.path else item.name
+        if item.name.startswith("."):
+            return Entry(path, "hidden")
+        try:
+            status = item.stat(follow_symlinks=False)
+            kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
+            target = os.readlink(item.path, dir_fd=self._descriptor) if kind == "symlink" else ""
+            if file_id(status) in logs:
+                kind = "log"
+            elif kind == "file" and not os.access(item.path, os.R_OK, dir_fd=self._descriptor):
+                kind = "unreadable"
+        except OSError:
+            return Entry(path, "unreadable")
+        size = status.st_size if kind == "file" else 0
+        return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
 
 
 def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
     """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
-    each folder before what is in it.  Symlinks are not followed, hidden folders not entered; *logs*
-    are files that this program writes to.  Raise OSError for *root* alone."""
+    each folder before what is in it; follow no symlink.  Raise OSError for *root* alone."""
     status = os.stat(root)
-    left = [Entry("", "folder", status.st_mode & PERMISSIONS, 0, status.st_mtime_ns)]
+    left = [Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)]
     while left:
         entry = left.pop()
         if entry.kind == "folder" and (is_deep or not entry.path):
             try:
-                left += reversed(Folder(root, entry.path).entries(logs))
+                left += reversed(Folder(root, entry.path, READABLE_FOLDER).entries(logs))
             except OSError:
                 if not entry.path:
                     raise
@@ -276,17 +273,9 @@ class Archive:
 
     modified: int | None = None
 
-    def __init__(
-        self, path: str, folder: str, logs: Logs, progress: Callable[[str, int], None]
-    ) -> None:
-        """Lay out the folder *path*, called *folder*, and tell *progress* how many entries there
-        are.  Raise OSError where it cannot be read."""
+    def __init__(self, path: str, folder: str, logs: Logs, progress: Progress) -> None:
+        """Lay out the folder *path*, called *folder*.  Raise OSError where it cannot be read."""
         self.name, self.folder, self._path = f"{folder}.tar", folder, path
-        # Of plain headers all that follows the checksum, and what that adds to it: the checksum
-        # itself counts as eight blanks.
-        kinds: tuple[Kind, ...] = ("file", "folder")
-        ends = {kind: self._tobuf("", Entry("", kind))[156:] for kind in kinds}
-        self._ends = {kind: (end, sum(end) + 8 * ord(" ")) for kind, end in ends.items()}
         self._entries: list[Entry] = []
         # Where the header of each entry begins, and at last where the end of the archive does.
         self._offsets = array("Q", [0])
@@ -312,56 +301,45 @@ class Archive:
         self.left_out = ", ".join(told.values())
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the bytes from *start* to *stop*; raise ContentChanged in the place of a file that
-        is no longer what the layout says."""
-
-        def cut(data: bytes, offset: int) -> bytes:
-            is_inside = start <= offset and offset + len(data) <= stop
-            return data if is_inside else data[max(start - offset, 0) : max(stop - offset, 0)]
-
-        above = folder = None
-        for index in range(bisect_right(self._offsets, start) - 1, len(self._entries)):
-            offset, entry = self._offsets[index], self._entries[index]
-            if offset >= stop:
-                return
-            header = self._header(entry)
-            content = offset + len(header)
-            end = content + entry.size
-            yield cut(header, offset)
-            if max(start, content) < min(stop, end):
+        """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
+        folder, padding = None, b""
+        end = min(bisect_left(self._offsets, stop), len(self._entries))
+        for index in range(bisect_right(self._offsets, start) - 1, end):
+            entry, offset = self._entries[index], self._offsets[index] - len(padding)
+            head = padding + self._header(entry)
+            yield head[max(start - offset, 0) : stop - offset]
+            content = offset + len(head)
+            first, last = max(start - content, 0), min(stop - content, entry.size)
+            if first < last:
                 parent, _, name = entry.path.rpartition("/")
                 label = f"{self.folder}/{entry.path}"
                 try:
-                    if folder is None or parent != above:
-                        above, folder = parent, Folder(self._path, parent)
-                    file = File(folder.open(name), label, (entry.size, entry.mtime_ns))
+                    if folder is None or folder.path != parent:
+                        folder = Folder(self._path, parent)
+                    descriptor = folder.open(name)
                 except OSError as error:
-                    if error.errno in LACKING:
-                        raise
                     raise ContentChanged(f"{label}: {error.strerror}") from None
-                yield file, max(start - content, 0), min(stop, end) - content
-                del file
-            yield cut(bytes(self._offsets[index + 1] - end), end)
-        yield cut(bytes(2 * BLOCK), self._offsets[-1])
+                yield File(descriptor, label, entry.size, entry.mtime_ns), first, last
+            padding = bytes(-entry.size % BLOCK)
+        offset = self._offsets[end] - len(padding)
+        yield (padding + bytes(2 * BLOCK))[max(start - offset, 0) : max(stop - offset, 0)]
 
     def _header(self, entry: Entry) -> bytes:
         """Return the blocks before the content of *entry*: what tobuf makes, only sooner."""
-        name = f"{self.folder}/{entry.path}"
-        if entry.kind == "folder":
-            name = name.rstrip("/") + "/"
-        mtime = entry.mtime_ns // 10**9
-        is_plain = name.isascii() and len(name) <= PLAIN_NAME and entry.kind in self._ends
-        if not is_plain or entry.size not in PLAIN_NUMBERS or mtime not in PLAIN_NUMBERS:
-            return self._tobuf(name, entry)
-        start = name.encode().ljust(PLAIN_NAME, b"\0")
-        start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (entry.mode, 0, 0, entry.size, mtime)
-        end, checksum = self._ends[entry.kind]
-        return start + b"%06o\0 " % (sum(start) + checksum) + end
-
-    def _tobuf(self, name: str, entry: Entry) -> bytes:
+        name, kind = f"{self.folder}/{entry.path}", TAR_TYPES[entry.kind]
+        if entry.kind == "folder" and entry.path:
+            name += "/"
+        # Without set-id bits.
+        mode, mtime = entry.mode & 0o1777, entry.mtime_ns // 10**9
+        if entry.kind != "symlink" and name.isascii() and mtime >= 0:
+            start = name.encode().ljust(100, b"\0")
+            start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, 0, 0, entry.size, mtime)
+            # Longer where anything is too large for its field.
+            if len(start) == 148:
+                return b"%b%06o\0 %b%b" % (start, sum(start, PLAIN_SUM + kind[0]), kind, PLAIN_END)
         info = tarfile.TarInfo(name)
-        info.type, info.linkname = TAR_TYPES[entry.kind], entry.target
-        info.mode, info.size, info.mtime = entry.mode, entry.size, entry.mtime_ns // 10**9
+        info.type, info.linkname, info.mode = kind, entry.target, mode
+        info.size, info.mtime = entry.size, mtime
         # GNU's numbers over 8 GiB busybox reads as well; PAX has names in any script.
         if name.isascii() and entry.target.isascii():
             return info.tobuf(tarfile.GNU_FORMAT)
@@ -386,10 +364,10 @@ class Share:
         if self._secret and not compare_digest(components.pop(0), self._secret.encode()):
             return None
         try:
-            return self._open([os.fsdecode(component) for component in components])
+            return self._open(list(map(os.fsdecode, components)))
         except (OSError, ValueError) as error:
             # ValueError: a NUL, or on Windows bytes that are no name.
-            if isinstance(error, OSError) and error.errno in LACKING:
+            if getattr(error, "errno", None) in LACKING:
                 raise
             return None
 
@@ -410,23 +388,23 @@ class Share:
         path = "/".join(components)
         if not self.folder:
             named = self.named.get(path, "")
-            return named if isinstance(named, Archive) else File(open_regular(named), path)
-        is_reached = self.is_deep or len(components) == 1
-        if not is_reached or not components or not all(map(may_be_offered, components)):
+            return named if isinstance(named, Archive) else OfferedFile(open_regular(named), path)
+        if (len(components) > 1 and not self.is_deep) or not all(map(may_be_offered, components)):
             raise FileNotFoundError(path)
         above, _, name = path.rpartition("/")
+        folder = Folder(self.folder, above)
         try:
-            file = File(Folder(self.folder, above).open(name), path)
+            descriptor = folder.open(name)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ELOOP):
                 raise
             # It may be a symlink: neither out of the folder, nor to a hidden name in it.
-            root = os.path.realpath(self.folder)
-            place = os.path.dirname(os.path.join(root, path))
-            found = os.path.relpath(os.path.realpath(os.path.join(place, name)), root).split(os.sep)
-            if os.path.realpath(place) != place or not all(map(may_be_offered, found)):
+            target = os.path.realpath(os.path.join(self.folder, path))
+            found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
+            if not all(map(may_be_offered, found)):
                 raise FileNotFoundError(path) from None
-            file = File(Folder(self.folder, "/".join(found[:-1])).open(found[-1]), path)
+            descriptor = Folder(self.folder, "/".join(found[:-1])).open(found[-1])
+        file = OfferedFile(descriptor, path)
         if file.version.file_id in self.logs:
             raise FileNotFoundError(path)
         return file
@@ -438,28 +416,28 @@ def may_be_offered(component: str) -> bool:
     a separator, a drive or stream, a device, an end that it drops."""
     if os.sep == "\\":
         devices = r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
-        odd = re.search(r'[\\:<>"|?*\x00-\x1f]|[. ]\Z', component)
-        if odd or re.fullmatch(devices, component, re.IGNORECASE | re.DOTALL):
+        odd = r'.*[\\:<>"|?*\x00-\x1f].*|.*[. ]'
+        if re.fullmatch(f"{odd}|{devices}", component, re.IGNORECASE | re.DOTALL):
             return False
     return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def link_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return the *paths* of files and folders by the names that their links have.  Raise OSError,
-    which tells them all, for what cannot be had, and ValueError for two of one name, or none."""
+def link_names(paths: Iterable[str], logs: Logs, progress: Progress) -> dict[str, str | Archive]:
+    """Return *paths* of files, but not *logs*, and of folders by the names of their links.  Raise
+    OSError, which tells all that cannot be had, and ValueError for two of one name, or none."""
     found: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
     for path in paths:
+        is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
+        name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
+        if not name:
+            raise ValueError(f"{path} has no name that a link could have")
         try:
-            is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
-            name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
             if os.path.isdir(path):
                 os.scandir(path).close()
-                name += ".tar" * bool(name)
+                name += ".tar"
             else:
-                File(open_regular(path), path)
-            if not name:
-                raise ValueError(f"{path} has no name that a link could have")
+                OfferedFile(open_regular(path), name)
             if not os.path.samefile(path, found.setdefault(name, path)):
                 raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
         except OSError as error:
@@ -467,7 +445,13 @@ def link_names(paths: Sequence[str]) -> dict[str, str]:
     if failures:
         told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
         raise OSError(errno.ENOENT, told)
-    return found
+    named: dict[str, str | Archive] = {}
+    for name, path in found.items():
+        if os.path.isdir(path):
+            named[name] = Archive(path, name[: -len(".tar")], logs, progress)
+        elif file_id(os.stat(path)) not in logs:
+            named[name] = path
+    return named
 
 
 # --- Ranges, preconditions and heads ------------------------------------------------------
@@ -2053,15 +2037,8 @@ def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
     for stream in (sys.stdout, sys.stderr, script):
         # There may be no stream, or one that is no file.
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            status = os.stat(stream if isinstance(stream, str) else stream.fileno())
-            logs.add((status.st_dev, status.st_ino))
-    named: dict[str, str | Archive] = {}
-    for name, path in link_names(options.names).items():
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            named[name] = Archive(path, name[: -len(".tar")], logs, terminal.note_progress)
-        elif (status.st_dev, status.st_ino) not in logs:
-            named[name] = path
+            logs.add(file_id(os.stat(stream if isinstance(stream, str) else stream.fileno())))
+    named = link_names(options.names, logs, terminal.note_progress)
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir

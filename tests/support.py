@@ -19,7 +19,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from httpd_download import REST, Archive, Downloads, QuietServer, Share, link_names
+from httpd_download import REST, Downloads, QuietServer, Share, link_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "httpd_download.py"
@@ -196,10 +196,7 @@ class FolderCase(unittest.TestCase):
     ) -> Served:
         """Serve ``self.folder``, or the files and folders *paths*, until the test ends."""
         log = Lines()
-        named: dict[str, str | Archive] = {}
-        for name, path in link_names(paths).items():
-            is_folder = os.path.isdir(path)
-            named[name] = Archive(path, name[:-4], (), lambda *_: None) if is_folder else path
+        named = link_names(paths, (), lambda *_: None)
         clock = Clock()
         downloads = Downloads(log.log, timeout, wanted, named, clock)
         folder = "" if named else str(self.folder)

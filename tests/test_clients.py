@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, Iterator, TypeVar
 from unittest import mock
 
-from httpd_download import File, Part
+from httpd_download import OfferedFile, Part
 from tests.support import PATIENCE, ProgramCase, Served, class_folder, until
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -395,15 +395,15 @@ class SpliceTest(ClientCase):
     def held_up(self, count: int) -> Iterator[None]:
         """Let no more than *count* bytes of a body leave until this ends."""
         is_over = threading.Event()
-        real = File.parts
+        real = OfferedFile.parts
 
-        def parts(file: File, start: int, stop: int) -> Iterator[Part]:
+        def parts(file: OfferedFile, start: int, stop: int) -> Iterator[Part]:
             yield from real(file, start, min(start + count, stop))
             if start + count < stop:
                 is_over.wait(PATIENCE)
                 yield from real(file, start + count, stop)
 
-        with mock.patch.object(File, "parts", parts):
+        with mock.patch.object(OfferedFile, "parts", parts):
             try:
                 yield
             finally:
