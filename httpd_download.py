@@ -1713,63 +1713,50 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 # Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
 # is sent: a connected UDP socket knows its source address.
 
-# Linux: requests for the flags and for the address of an interface, and some of the flags.
-SIOCGIFFLAGS, SIOCGIFADDR = 0x8913, 0x8915
-IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
+# Linux: requests for the flags and for the address of an interface, and the flag of one that runs.
+SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
 
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
-    found = [_source_address("8.8.8.8"), *_interface_addresses()]
-    private = ["10.254.254.254", "172.31.254.254", "192.168.254.254"]
-    for target in [*private, "2001:4860:4860::8888", "fd00::1"]:
-        if ipv6 or ":" not in target:
-            found.append(_source_address(target))
-    return [*dict.fromkeys(filter(None, found))] or ["127.0.0.1"]
+    targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
+    found = [*map(_source_address, targets), *_interface_addresses()]
+    if ipv6:
+        found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
+    # Nobody else gets to loopback's, or to one that is good on a single link.
+    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
+    return [*dict.fromkeys(told)] or ["127.0.0.1"]
 
 
 def _source_address(target: str) -> str:
-    """Return the address that packets to *target* would come from, "" for none worth telling."""
+    """Return the address that packets to *target* would come from, "" without a route."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((target, 9))
-            address: str = probe.getsockname()[0]
-    except OSError:
-        return ""
-    is_local = address.startswith(("127.", "0.", "fe80:")) or address in ("::1", "::")
-    return "" if is_local else address
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))
+        return str(probe.getsockname()[0])
+    return ""
 
 
-def _interface_addresses() -> list[str]:
-    """Return the IPv4 address of each interface that runs: no route leads beyond some nets."""
-    addresses = []
+def _interface_addresses() -> Iterator[str]:
+    """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in getattr(socket, "if_nameindex", list)():
-            request = struct.pack("40s", os.fsencode(name)[:15])
-            try:
-                answer = fcntl.ioctl(probe.fileno(), SIOCGIFFLAGS, request)
-                flags = struct.unpack_from("H", answer, 16)[0]
-                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
-            except (AttributeError, OSError):
-                continue
-            if flags & (IFF_UP | IFF_LOOPBACK | IFF_RUNNING) == IFF_UP | IFF_RUNNING:
-                addresses.append(socket.inet_ntoa(answer[20:24]))
-    return addresses
+            request = struct.pack("40s", os.fsencode(name))
+            # Elsewhere there is no ioctl, or no such request.
+            with contextlib.suppress(AttributeError, OSError):
+                (flags,) = struct.unpack_from("H", fcntl.ioctl(probe, SIOCGIFFLAGS, request), 16)
+                if flags & IFF_RUNNING:
+                    yield socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
 
 
 def numeric_address(text: str) -> tuple[Any, ...]:
-    """Return the socket address, port 0, of an IPv4 or IPv6 address in figures, else raise
-    ValueError."""
-    try:
-        if not re.search("[.:]", text):
-            raise ValueError("getaddrinfo would read a mere number as an address")
-        # As bytes: for a str getaddrinfo would import the tables of idna.
-        host, kind, flags = text.encode("ascii"), socket.SOCK_STREAM, socket.AI_NUMERICHOST
-        return socket.getaddrinfo(host, 0, type=kind, flags=flags)[0][4]
-    except (OSError, ValueError):
-        wanted = "an address in figures, such as 127.0.0.1 or ::1"
-        raise ValueError(f"{text} is not {wanted}") from None
+    """Return the socket address, port 0, of an IP address in figures, else raise ValueError."""
+    kind, flags = socket.SOCK_STREAM, socket.AI_NUMERICHOST
+    with contextlib.suppress(OSError, ValueError):
+        # To getaddrinfo a mere number is an address; for a str it would import the tables of idna.
+        if re.search("[.:]", text):
+            return socket.getaddrinfo(text.encode("ascii"), 0, type=kind, flags=flags)[0][4]
+    raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1")
 
 
 def base_url(host: str, port: int, scheme: str = "http") -> str:
