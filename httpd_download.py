@@ -1586,11 +1586,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: a refused request has its line, and http.server adds only time-outs."""
 
 
-class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
+class QuietServer(http.server.ThreadingHTTPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
     request_queue_size = 1024
-    daemon_threads = True
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
     allow_reuse_port = False
@@ -1602,14 +1601,11 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def __init__(
         self, address: tuple[Any, ...], share: Share, downloads: Downloads, most: int = 1000
     ) -> None:
-        """Bind *address*, a socket address of IPv4 or IPv6, for at most so many connections at a
-        time.  Raise OSError."""
+        """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
-        self._free, self._idle = threading.Semaphore(most), threading.BoundedSemaphore(MOST_IDLE)
-        self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        # No thread is idle yet.
-        while self._idle.acquire(blocking=False):
-            pass
+        self._free = threading.Semaphore(most)
+        # Of each idle thread, that by which it gets its next connection.
+        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
@@ -1632,29 +1628,30 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
                 accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
         except (OSError, MemoryError) as error:
             self._free.release()
-            if isinstance(error, MemoryError) or error.errno in LACKING:
+            if getattr(error, "errno", errno.ENOMEM) in LACKING:
                 # The listening socket stays readable: without this a busy loop.
                 time.sleep(TICK)
             raise OSError(str(error)) from None
-        host = address[0]
-        return accepted, (host[7:] if host.startswith("::ffff:") else host, *address[1:])
+        # IPv4 as such (RFC 4291, section 2.5.5.2).
+        return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Leave the connection to a thread that is idle, or else to a new one."""
-        if self._idle.acquire(blocking=False):
-            self._accepted.put((request, client_address))
+        if self._idle:
+            self._idle.pop().put((request, client_address))
         else:
             # Not by threading, which waits for ever for one that has no memory to begin with.
             _thread.start_new_thread(self._serve_on, (request, client_address))
 
     def _serve_on(self, *accepted: Any) -> None:
         """Serve this connection and further ones, until enough other threads are idle."""
-        # ValueError: enough are; or there is no memory for anything.
-        with contextlib.suppress(ValueError, MemoryError):
-            while True:
-                self.process_request_thread(*accepted)
-                self._idle.release()
-                accepted = self._accepted.get()
+        # There may be no memory for anything.
+        with contextlib.suppress(MemoryError):
+            self.process_request_thread(*accepted)
+            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+            while len(self._idle) < MOST_IDLE:
+                self._idle.append(inbox)
+                self.process_request_thread(*inbox.get())
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection; PartialContentHandler.finish has shut it down."""
@@ -1673,9 +1670,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 def tls_reason(error: OSError) -> str:
     """Say what OpenSSL found wrong, without its place in _ssl.c."""
-    if getattr(error, "reason", None) == "HTTP_REQUEST":
-        return "the client spoke plain http"
-    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    told = re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    return "the client spoke plain http" if "HTTP_REQUEST" in told else told
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -1688,13 +1684,11 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     class Socket(ssl.SSLSocket):
         def recv_into(self, *arguments: Any) -> int:
             """See a FIN before OpenSSL does, which answers it with an alert, and so a reset."""
-            if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
-                return 0
-            return super().recv_into(*arguments)
+            is_over = not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK)
+            return 0 if is_over else super().recv_into(*arguments)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = Socket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class, context.minimum_version = Socket, ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     for path in filter(None, (certificate, key)):
         # OpenSSL does not say which of the two is missing.
