@@ -1373,19 +1373,13 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
 # refuse.  The server accepts as many connections as there are descriptors for.
 
-# Bytes of a request line, and of the fields after it; characters that tell User-Agents apart.
-MAX_HEAD, MAX_AGENT = 1 << 16, 200
-# Threads that wait for a connection: to start one takes longer than a small file.
-MOST_IDLE = 32
+# Bytes of a request line, and of the fields after it; empty lines before; characters of a
+# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
-TYPES = {
-    **http.server.SimpleHTTPRequestHandler.extensions_map,
-    ".gz": "application/gzip",
-    ".tgz": "application/gzip",
-    ".xz": "application/x-xz",
-    ".bz2": "application/x-bzip2",
-    "": "application/octet-stream",
-}
+TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
+TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
+TYPES.update({".xz": "application/x-xz", ".bz2": "application/x-bzip2"})
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
@@ -1408,13 +1402,23 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.server.downloads.went_on(self.stream)
 
     def handle(self) -> None:
+        """Answer one request after the other."""
         try:
             getattr(self.connection, "do_handshake", int)()
         except OSError as error:
             told = f"TLS handshake failed. {tls_reason(error)}"
             self.server.downloads.log(self.client_address[0], [("-", told)])
-        else:
-            super().handle()
+            return
+        self.close_connection = False
+        while not self.close_connection:
+            # Whatever comes next, be it the end, tells that the last answer is there.
+            self.rfile.peek(1)  # type: ignore[attr-defined]
+            self.server.downloads.went_on(self.stream)
+            self.close_connection = True
+            try:
+                self.handle_one_request()
+            except Refusal as refusal:
+                self.refuse(refusal)
 
     def finish(self) -> None:
         downloads = self.server.downloads
@@ -1431,49 +1435,26 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             downloads.leave(self.stream)
             super().finish()
 
-    def handle_one_request(self) -> None:
-        """Wait for the next request, which tells that the last answer is there, and answer it."""
-        try:
-            is_there = self.rfile.peek(1)  # type: ignore[attr-defined]
-            self.server.downloads.went_on(self.stream)
-            self.close_connection = True
-            if is_there:
-                super().handle_one_request()
-        except Refusal as refusal:
-            self.refuse(refusal)
-        except OSError as error:
-            self.close_connection = True
-            if failure_reason(error):
-                raise
-            self.server.downloads.broken(self.stream, error)
-
     def parse_request(self) -> bool:
         """Read the rest of the head, and tell whether it came.  Raise Refusal."""
         line, skipped = self.raw_requestline, 0
         # RFC 9112, section 2.2: empty lines before a request.
-        while line in (b"\r\n", b"\n") and skipped < MAX_HEAD:
-            skipped += len(line)
-            line = self.rfile.readline(MAX_HEAD + 1)
+        while line in (b"\r\n", b"\n") and skipped < MAX_EMPTY:
+            line, skipped = self.rfile.readline(MAX_HEAD + 1), skipped + 1
         self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        # As far as it matters to the answer, whatever comes of the rest.
-        self.command = "HEAD" if line.startswith(b"HEAD ") else ""
-        self.protocol_version = "HTTP/1.0" if self.requestline.endswith("/1.0") else "HTTP/1.1"
-        if line and not self.requestline:
-            raise Refusal(400, "empty lines without end")
         if len(line) > MAX_HEAD:
             raise Refusal(414)
         head, most = bytearray(line), len(line) + MAX_HEAD
-        while line not in (b"\r\n", b"\n"):
-            if not line.endswith(b"\n"):
-                return False
-            line = self.rfile.readline(MAX_HEAD + 1)
+        for line in iter(functools.partial(self.rfile.readline, MAX_HEAD + 1), b""):
             head += line
             if len(head) > most:
                 raise Refusal(431)
-        parsed = parse_head(bytes(head))
-        self.command, self.path, self.headers = parsed.method, parsed.target, parsed.fields
-        self.protocol_version = parsed.version
-        self.close_connection = not parsed.keeps_connection
+            if line in (b"\r\n", b"\n"):
+                break
+        else:
+            return False
+        self.command, self.path, _, self.headers, is_kept = parse_head(bytes(head))
+        self.close_connection = not is_kept
         return True
 
     def do_GET(self) -> None:
@@ -1487,35 +1468,38 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(503, fields=[("Retry-After", "1")]) from None
         if representation is None:
             raise Refusal(404)
-        (etag, size, _), modified = representation.version, representation.modified
-        fields = [("Accept-Ranges", "bytes"), ("ETag", etag)]
+        name, version = representation.name, representation.version
+        fields = {"Accept-Ranges": "bytes", "ETag": version.etag}
+        modified = representation.modified
         if modified is not None:
             # Never later than Date (RFC 9110, section 8.8.2.1).
             modified = min(modified, int(time.time()))
-            fields.append(("Last-Modified", http_date(modified)))
+            fields["Last-Modified"] = http_date(modified)
         # In the order of section 13.2.2.
-        status = precondition_status(self.headers, etag, modified) or 200
+        status = precondition_status(self.headers, version.etag, modified) or 200
         if status == 412:
             raise Refusal(status)
-        content_type = self.guess_type("/" + representation.name)
-        if status != 304:
-            fields.append(("Content-Disposition", content_disposition(representation.name)))
+        if status == 200:
+            fields["Content-Disposition"] = content_disposition(name)
+            fields["Content-Type"] = self.guess_type("/" + name)
         if status == 304 or self.command == "HEAD":
-            fields.append(("Content-Type", content_type))
             self.log_request(status)
-            self.stream.send([self.head(status, fields, size)])
+            self.stream.send([self.head(status, fields, version.size)])
             return
-        spans = self.asked_spans(representation.version)
-        parts: list[bytes | Span] = [*(spans or [(0, size)])]
+        asked = self.headers.get("range", "")
+        # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
+        is_other = self.headers.get("if-range", version.etag) != version.etag
+        if is_other or (self.server.resume_only and not re.fullmatch("(?i)bytes=[0-9]+-", asked)):
+            asked = ""
+        spans = parse_range(asked, version.size)
+        parts: list[bytes | Span] = [*(spans or [(0, version.size)])]
         if len(spans) == 1:
-            fields.append(("Content-Range", f"bytes {spans[0][0]}-{spans[0][1] - 1}/{size}"))
+            fields["Content-Range"] = f"bytes {spans[0][0]}-{spans[0][1] - 1}/{version.size}"
         elif spans:
             boundary = os.urandom(12).hex()
-            parts = multipart(spans, size, content_type, boundary)
-            content_type = f"multipart/byteranges; boundary={boundary}"
-        fields.append(("Content-Type", content_type))
+            parts = multipart(spans, version.size, fields["Content-Type"], boundary)
+            fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
-        name, version = representation.name, representation.version
         transfer = Transfer(receiver, self.requestline, name, version, parts)
         transfer.is_conditional = "if-range" in self.headers
         transfer.status = 206 if spans else 200
@@ -1530,15 +1514,6 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         raise Refusal(405, fields=[("Allow", "GET, HEAD")])
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
-
-    def asked_spans(self, version: Version) -> list[Span]:
-        """Return what is asked for by a range that is to be honoured, if any."""
-        value = self.headers.get("range", "")
-        # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
-        is_other = self.headers.get("if-range", version.etag) != version.etag
-        is_resumption = re.fullmatch("bytes=[0-9]+-", value, re.IGNORECASE)
-        is_refused = self.server.resume_only and not is_resumption
-        return [] if is_other or is_refused else parse_range(value, version.size)
 
     def send(self, parts: list[bytes | Span], representation: Representation) -> None:
         """Send an answer, whose spans are of *representation*, and note how that ended."""
@@ -1555,22 +1530,24 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Answer with an error; every one of a kind is the same bytes."""
         told = f"{refusal.status} {refusal.phrase}"
         body = (f"{told}: {refusal.detail}\n" if refusal.detail else f"{told}\n").encode()
-        fields = [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields]
+        fields = {"Content-Type": "text/plain; charset=utf-8", **dict(refusal.fields)}
         self.log_request(refusal.status)
         head = self.head(refusal.status, fields, len(body), refusal.phrase)
-        self.stream.send([head, b"" if self.command == "HEAD" else body])
+        # From its line, since what comes after a HEAD may be malformed.
+        self.stream.send([head, b"" if self.requestline.startswith("HEAD ") else body])
 
-    def head(self, status: int, fields: Sequence[Field], length: int, phrase: str = "") -> bytes:
+    def head(self, status: int, fields: Mapping[str, str], length: int, phrase: str = "") -> bytes:
         """Return the head of an answer; *length*: of the body, in bytes."""
-        self.close_connection = self.close_connection or self.server.downloads.is_enough()
-        fields = [("Server", "httpd_download"), ("Date", http_date(int(time.time()))), *fields]
-        fields.append(("X-Content-Type-Options", "nosniff"))
+        self.close_connection |= self.server.downloads.is_enough()
+        version = "HTTP/1.0" if self.requestline.endswith("HTTP/1.0") else self.protocol_version
+        lines = [f"{version} {status} {phrase or HTTPStatus(status).phrase}"]
+        lines += ["Server: httpd_download", f"Date: {http_date(int(time.time()))}"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        lines.append("X-Content-Type-Options: nosniff")
         if status != 304:
-            fields.append(("Content-Length", str(length)))
-        if self.close_connection or self.protocol_version == "HTTP/1.0":
-            fields.append(("Connection", "close" if self.close_connection else "keep-alive"))
-        lines = [f"{self.protocol_version} {status} {phrase or HTTPStatus(status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in fields]
+            lines.append(f"Content-Length: {length}")
+        if self.close_connection or version == "HTTP/1.0":
+            lines.append(f"Connection: {'close' if self.close_connection else 'keep-alive'}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
