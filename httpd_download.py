@@ -1338,19 +1338,13 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
 # refuse.  The server accepts as many connections as there are descriptors for.
 
-# Bytes of a request line, and of the fields after it; characters that tell User-Agents apart.
-MAX_HEAD, MAX_AGENT = 1 << 16, 200
-# Threads that wait for a connection: to start one takes longer than a small file.
-MOST_IDLE = 32
+# Bytes of a request line, and of the fields after it; empty lines before; characters of a
+# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
-TYPES = {
-    **http.server.SimpleHTTPRequestHandler.extensions_map,
-    ".gz": "application/gzip",
-    ".tgz": "application/gzip",
-    ".xz": "application/x-xz",
-    ".bz2": "application/x-bzip2",
-    "": "application/octet-stream",
-}
+TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
+TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
+TYPES.update({".xz": "application/x-xz", ".bz2": "application/x-bzip2"})
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
@@ -1373,13 +1367,23 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.server.downloads.went_on(self.stream)
 
     def handle(self) -> None:
+        """Answer one request after the other."""
         try:
             getattr(self.connection, "do_handshake", int)()
         except OSError as error:
             told = f"TLS handshake failed. {tls_reason(error)}"
             self.server.downloads.log(self.client_address[0], [("-", told)])
-        else:
-            super().handle()
+            return
+        self.close_connection = False
+        while not self.close_connection:
+            # Whatever comes next, be it the end, tells that the last answer is there.
+            self.rfile.peek(1)  # type: ignore[attr-defined]
+            self.server.downloads.went_on(self.stream)
+            self.close_connection = True
+            try:
+                self.handle_one_request()
+            except Refusal as refusal:
+                self.refuse(refusal)
 
     def finish(self) -> None:
         downloads = self.server.downloads
@@ -1396,49 +1400,26 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             downloads.leave(self.stream)
             super().finish()
 
-    def handle_one_request(self) -> None:
-        """Wait for the next request, which tells that the last answer is there, and answer it."""
-        try:
-            is_there = self.rfile.peek(1)  # type: ignore[attr-defined]
-            self.server.downloads.went_on(self.stream)
-            self.close_connection = True
-            if is_there:
-                super().handle_one_request()
-        except Refusal as refusal:
-            self.refuse(refusal)
-        except OSError as error:
-            self.close_connection = True
-            if failure_reason(error):
-                raise
-            self.server.downloads.broken(self.stream, error)
-
     def parse_request(self) -> bool:
         """Read the rest of the head, and tell whether it came.  Raise Refusal."""
         line, skipped = self.raw_requestline, 0
         # RFC 9112, section 2.2: empty lines before a request.
-        while line in (b"\r\n", b"\n") and skipped < MAX_HEAD:
-            skipped += len(line)
-            line = self.rfile.readline(MAX_HEAD + 1)
+        while line in (b"\r\n", b"\n") and skipped < MAX_EMPTY:
+            line, skipped = self.rfile.readline(MAX_HEAD + 1), skipped + 1
         self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        # As far as it matters to the answer, whatever comes of the rest.
-        self.command = "HEAD" if line.startswith(b"HEAD ") else ""
-        self.protocol_version = "HTTP/1.0" if self.requestline.endswith("/1.0") else "HTTP/1.1"
-        if line and not self.requestline:
-            raise Refusal(400, "empty lines without end")
         if len(line) > MAX_HEAD:
             raise Refusal(414)
         head, most = bytearray(line), len(line) + MAX_HEAD
-        while line not in (b"\r\n", b"\n"):
-            if not line.endswith(b"\n"):
-                return False
-            line = self.rfile.readline(MAX_HEAD + 1)
+        for line in iter(functools.partial(self.rfile.readline, MAX_HEAD + 1), b""):
             head += line
             if len(head) > most:
                 raise Refusal(431)
-        parsed = parse_head(bytes(head))
-        self.command, self.path, self.headers = parsed.method, parsed.target, parsed.fields
-        self.protocol_version = parsed.version
-        self.close_connection = not parsed.keeps_connection
+            if line in (b"\r\n", b"\n"):
+                break
+        else:
+            return False
+        self.command, self.path, _, self.headers, is_kept = parse_head(bytes(head))
+        self.close_connection = not is_kept
         return True
 
     def do_GET(self) -> None:
@@ -1452,35 +1433,38 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(503, fields=[("Retry-After", "1")]) from None
         if representation is None:
             raise Refusal(404)
-        (etag, size, _), modified = representation.version, representation.modified
-        fields = [("Accept-Ranges", "bytes"), ("ETag", etag)]
+        name, version = representation.name, representation.version
+        fields = {"Accept-Ranges": "bytes", "ETag": version.etag}
+        modified = representation.modified
         if modified is not None:
             # Never later than Date (RFC 9110, section 8.8.2.1).
             modified = min(modified, int(time.time()))
-            fields.append(("Last-Modified", http_date(modified)))
+            fields["Last-Modified"] = http_date(modified)
         # In the order of section 13.2.2.
-        status = precondition_status(self.headers, etag, modified) or 200
+        status = precondition_status(self.headers, version.etag, modified) or 200
         if status == 412:
             raise Refusal(status)
-        content_type = self.guess_type("/" + representation.name)
-        if status != 304:
-            fields.append(("Content-Disposition", content_disposition(representation.name)))
+        if status == 200:
+            fields["Content-Disposition"] = content_disposition(name)
+            fields["Content-Type"] = self.guess_type("/" + name)
         if status == 304 or self.command == "HEAD":
-            fields.append(("Content-Type", content_type))
             self.log_request(status)
-            self.stream.send([self.head(status, fields, size)])
+            self.stream.send([self.head(status, fields, version.size)])
             return
-        spans = self.asked_spans(representation.version)
-        parts: list[bytes | Span] = [*(spans or [(0, size)])]
+        asked = self.headers.get("range", "")
+        # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
+        is_other = self.headers.get("if-range", version.etag) != version.etag
+        if is_other or (self.server.resume_only and not re.fullmatch("(?i)bytes=[0-9]+-", asked)):
+            asked = ""
+        spans = parse_range(asked, version.size)
+        parts: list[bytes | Span] = [*(spans or [(0, version.size)])]
         if len(spans) == 1:
-            fields.append(("Content-Range", f"bytes {spans[0][0]}-{spans[0][1] - 1}/{size}"))
+            fields["Content-Range"] = f"bytes {spans[0][0]}-{spans[0][1] - 1}/{version.size}"
         elif spans:
             boundary = os.urandom(12).hex()
-            parts = multipart(spans, size, content_type, boundary)
-            content_type = f"multipart/byteranges; boundary={boundary}"
-        fields.append(("Content-Type", content_type))
+            parts = multipart(spans, version.size, fields["Content-Type"], boundary)
+            fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
-        name, version = representation.name, representation.version
         transfer = Transfer(receiver, self.requestline, name, version, parts)
         transfer.is_conditional = "if-range" in self.headers
         transfer.status = 206 if spans else 200
@@ -1495,15 +1479,6 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         raise Refusal(405, fields=[("Allow", "GET, HEAD")])
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
-
-    def asked_spans(self, version: Version) -> list[Span]:
-        """Return what is asked for by a range that is to be honoured, if any."""
-        value = self.headers.get("range", "")
-        # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
-        is_other = self.headers.get("if-range", version.etag) != version.etag
-        is_resumption = re.fullmatch("bytes=[0-9]+-", value, re.IGNORECASE)
-        is_refused = self.server.resume_only and not is_resumption
-        return [] if is_other or is_refused else parse_range(value, version.size)
 
     def send(self, parts: list[bytes | Span], representation: Representation) -> None:
         """Send an answer, whose spans are of *representation*, and note how that ended."""
@@ -1520,22 +1495,24 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Answer with an error; every one of a kind is the same bytes."""
         told = f"{refusal.status} {refusal.phrase}"
         body = (f"{told}: {refusal.detail}\n" if refusal.detail else f"{told}\n").encode()
-        fields = [("Content-Type", "text/plain; charset=utf-8"), *refusal.fields]
+        fields = {"Content-Type": "text/plain; charset=utf-8", **dict(refusal.fields)}
         self.log_request(refusal.status)
         head = self.head(refusal.status, fields, len(body), refusal.phrase)
-        self.stream.send([head, b"" if self.command == "HEAD" else body])
+        # From its line, since what comes after a HEAD may be malformed.
+        self.stream.send([head, b"" if self.requestline.startswith("HEAD ") else body])
 
-    def head(self, status: int, fields: Sequence[Field], length: int, phrase: str = "") -> bytes:
+    def head(self, status: int, fields: Mapping[str, str], length: int, phrase: str = "") -> bytes:
         """Return the head of an answer; *length*: of the body, in bytes."""
-        self.close_connection = self.close_connection or self.server.downloads.is_enough()
-        fields = [("Server", "httpd_download"), ("Date", http_date(int(time.time()))), *fields]
-        fields.append(("X-Content-Type-Options", "nosniff"))
+        self.close_connection |= self.server.downloads.is_enough()
+        version = "HTTP/1.0" if self.requestline.endswith("HTTP/1.0") else self.protocol_version
+        lines = [f"{version} {status} {phrase or HTTPStatus(status).phrase}"]
+        lines += ["Server: httpd_download", f"Date: {http_date(int(time.time()))}"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        lines.append("X-Content-Type-Options: nosniff")
         if status != 304:
-            fields.append(("Content-Length", str(length)))
-        if self.close_connection or self.protocol_version == "HTTP/1.0":
-            fields.append(("Connection", "close" if self.close_connection else "keep-alive"))
-        lines = [f"{self.protocol_version} {status} {phrase or HTTPStatus(status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in fields]
+            lines.append(f"Content-Length: {length}")
+        if self.close_connection or version == "HTTP/1.0":
+            lines.append(f"Connection: {'close' if self.close_connection else 'keep-alive'}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -1551,11 +1528,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: a refused request has its line, and http.server adds only time-outs."""
 
 
-class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
+class QuietServer(http.server.ThreadingHTTPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
     request_queue_size = 1024
-    daemon_threads = True
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
     allow_reuse_port = False
@@ -1567,14 +1543,11 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def __init__(
         self, address: tuple[Any, ...], share: Share, downloads: Downloads, most: int = 1000
     ) -> None:
-        """Bind *address*, a socket address of IPv4 or IPv6, for at most so many connections at a
-        time.  Raise OSError."""
+        """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
-        self._free, self._idle = threading.Semaphore(most), threading.BoundedSemaphore(MOST_IDLE)
-        self._accepted: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        # No thread is idle yet.
-        while self._idle.acquire(blocking=False):
-            pass
+        self._free = threading.Semaphore(most)
+        # Of each idle thread, that by which it gets its next connection.
+        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
@@ -1597,29 +1570,30 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
                 accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
         except (OSError, MemoryError) as error:
             self._free.release()
-            if isinstance(error, MemoryError) or error.errno in LACKING:
+            if getattr(error, "errno", errno.ENOMEM) in LACKING:
                 # The listening socket stays readable: without this a busy loop.
                 time.sleep(TICK)
             raise OSError(str(error)) from None
-        host = address[0]
-        return accepted, (host[7:] if host.startswith("::ffff:") else host, *address[1:])
+        # IPv4 as such (RFC 4291, section 2.5.5.2).
+        return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Leave the connection to a thread that is idle, or else to a new one."""
-        if self._idle.acquire(blocking=False):
-            self._accepted.put((request, client_address))
+        if self._idle:
+            self._idle.pop().put((request, client_address))
         else:
             # Not by threading, which waits for ever for one that has no memory to begin with.
             _thread.start_new_thread(self._serve_on, (request, client_address))
 
     def _serve_on(self, *accepted: Any) -> None:
         """Serve this connection and further ones, until enough other threads are idle."""
-        # ValueError: enough are; or there is no memory for anything.
-        with contextlib.suppress(ValueError, MemoryError):
-            while True:
-                self.process_request_thread(*accepted)
-                self._idle.release()
-                accepted = self._accepted.get()
+        # There may be no memory for anything.
+        with contextlib.suppress(MemoryError):
+            self.process_request_thread(*accepted)
+            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+            while len(self._idle) < MOST_IDLE:
+                self._idle.append(inbox)
+                self.process_request_thread(*inbox.get())
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection; PartialContentHandler.finish has shut it down."""
@@ -1638,9 +1612,8 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 def tls_reason(error: OSError) -> str:
     """Say what OpenSSL found wrong, without its place in _ssl.c."""
-    if getattr(error, "reason", None) == "HTTP_REQUEST":
-        return "the client spoke plain http"
-    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    told = re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    return "the client spoke plain http" if "HTTP_REQUEST" in told else told
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -1653,13 +1626,11 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     class Socket(ssl.SSLSocket):
         def recv_into(self, *arguments: Any) -> int:
             """See a FIN before OpenSSL does, which answers it with an alert, and so a reset."""
-            if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
-                return 0
-            return super().recv_into(*arguments)
+            is_over = not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK)
+            return 0 if is_over else super().recv_into(*arguments)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = Socket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class, context.minimum_version = Socket, ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     for path in filter(None, (certificate, key)):
         # OpenSSL does not say which of the two is missing.
@@ -1678,63 +1649,50 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 # Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
 # is sent: a connected UDP socket knows its source address.
 
-# Linux: requests for the flags and for the address of an interface, and some of the flags.
-SIOCGIFFLAGS, SIOCGIFADDR = 0x8913, 0x8915
-IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
+# Linux: requests for the flags and for the address of an interface, and the flag of one that runs.
+SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
 
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
-    found = [_source_address("8.8.8.8"), *_interface_addresses()]
-    private = ["10.254.254.254", "172.31.254.254", "192.168.254.254"]
-    for target in [*private, "2001:4860:4860::8888", "fd00::1"]:
-        if ipv6 or ":" not in target:
-            found.append(_source_address(target))
-    return [*dict.fromkeys(filter(None, found))] or ["127.0.0.1"]
+    targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
+    found = [*map(_source_address, targets), *_interface_addresses()]
+    if ipv6:
+        found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
+    # Nobody else gets to loopback's, or to one that is good on a single link.
+    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
+    return [*dict.fromkeys(told)] or ["127.0.0.1"]
 
 
 def _source_address(target: str) -> str:
-    """Return the address that packets to *target* would come from, "" for none worth telling."""
+    """Return the address that packets to *target* would come from, "" without a route."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((target, 9))
-            address: str = probe.getsockname()[0]
-    except OSError:
-        return ""
-    is_local = address.startswith(("127.", "0.", "fe80:")) or address in ("::1", "::")
-    return "" if is_local else address
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))
+        return str(probe.getsockname()[0])
+    return ""
 
 
-def _interface_addresses() -> list[str]:
-    """Return the IPv4 address of each interface that runs: no route leads beyond some nets."""
-    addresses = []
+def _interface_addresses() -> Iterator[str]:
+    """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in getattr(socket, "if_nameindex", list)():
-            request = struct.pack("40s", os.fsencode(name)[:15])
-            try:
-                answer = fcntl.ioctl(probe.fileno(), SIOCGIFFLAGS, request)
-                flags = struct.unpack_from("H", answer, 16)[0]
-                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
-            except (AttributeError, OSError):
-                continue
-            if flags & (IFF_UP | IFF_LOOPBACK | IFF_RUNNING) == IFF_UP | IFF_RUNNING:
-                addresses.append(socket.inet_ntoa(answer[20:24]))
-    return addresses
+            request = struct.pack("40s", os.fsencode(name))
+            # Elsewhere there is no ioctl, or no such request.
+            with contextlib.suppress(AttributeError, OSError):
+                (flags,) = struct.unpack_from("H", fcntl.ioctl(probe, SIOCGIFFLAGS, request), 16)
+                if flags & IFF_RUNNING:
+                    yield socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
 
 
 def numeric_address(text: str) -> tuple[Any, ...]:
-    """Return the socket address, port 0, of an IPv4 or IPv6 address in figures, else raise
-    ValueError."""
-    try:
-        if not re.search("[.:]", text):
-            raise ValueError("getaddrinfo would read a mere number as an address")
-        # As bytes: for a str getaddrinfo would import the tables of idna.
-        host, kind, flags = text.encode("ascii"), socket.SOCK_STREAM, socket.AI_NUMERICHOST
-        return socket.getaddrinfo(host, 0, type=kind, flags=flags)[0][4]
-    except (OSError, ValueError):
-        wanted = "an address in figures, such as 127.0.0.1 or ::1"
-        raise ValueError(f"{text} is not {wanted}") from None
+    """Return the socket address, port 0, of an IP address in figures, else raise ValueError."""
+    kind, flags = socket.SOCK_STREAM, socket.AI_NUMERICHOST
+    with contextlib.suppress(OSError, ValueError):
+        # To getaddrinfo a mere number is an address; for a str it would import the tables of idna.
+        if re.search("[.:]", text):
+            return socket.getaddrinfo(text.encode("ascii"), 0, type=kind, flags=flags)[0][4]
+    raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1")
 
 
 def base_url(host: str, port: int, scheme: str = "http") -> str:
