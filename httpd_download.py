@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, TextIO
 
-    # Takes an address, and its events: a subject, such as a request, and what became of it.
-    Log = Callable[[str, Sequence[Tuple[str, str]]], None]
+    # Takes an address, a subject, such as a request of it, and what became of that.
+    Log = Callable[[str, str, str], None]
     Clock = Callable[[], float]
     # Bytes of a socket that are not acknowledged, and that have not even left.
     SendQueue = Callable[["socket.socket"], Tuple[Union[int, None], Union[int, None]]]
@@ -1107,7 +1107,7 @@ class Downloads:
             if not is_active:
                 download.rouse(transfer.line, self._clock())
                 self._move(download, State.UNDER_WAY)
-                self.log(transfer.receiver.address, [(transfer.line, f"{transfer.status} -")])
+                self.log(transfer.receiver.address, transfer.line, f"{transfer.status} -")
             download.requests += 1
             download.asked = next(self._requests)
             download.transfers.append(transfer)
@@ -1300,9 +1300,8 @@ class Downloads:
         download = downloads[0]
         requests = plural(sum(each.requests for each in downloads), "request")
         told = f"delivered. {format_size(download.version.size)} in {requests}"
-        events = [(f"/{download.name}", told)]
         if download.state is State.UNDER_WAY:
-            events.insert(0, (download.line, download.event_at_rest(True)))
+            self.log(download.receiver.address, download.line, download.event_at_rest(True))
         for other in self._own(download):
             if other in downloads or other.state is State.DELIVERED:
                 self._move(other, State.FORGOTTEN)
@@ -1312,14 +1311,14 @@ class Downloads:
         self._delivered[f"{download.name} to {download.receiver.address}"] += 1
         for name in {"", download.name} & self._counts.keys():
             self._counts[name] += 1
-        self.log(download.receiver.address, events)
+        self.log(download.receiver.address, f"/{download.name}", told)
 
     def _rest(self, download: Download) -> None:
         # Its pieces may have come only after the probe had ended.
         was_probe = self._was_probe(download)
         self._move(download, State.FORGOTTEN if was_probe else State.RESTING)
         if not was_probe and not download.is_given_up():
-            self.log(download.receiver.address, [(download.line, download.event_at_rest(False))])
+            self.log(download.receiver.address, download.line, download.event_at_rest(False))
 
     def _move(self, download: Download, state: State) -> None:
         """Let *download* be in *state*, as the one that changed last; forget what rests longest."""
@@ -1412,7 +1411,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             getattr(self.connection, "do_handshake", int)()
         except OSError as error:
             told = f"TLS handshake failed. {tls_reason(error)}"
-            self.server.downloads.log(self.client_address[0], [("-", told)])
+            self.server.downloads.log(self.client_address[0], "-", told)
         else:
             super().handle()
 
@@ -1580,7 +1579,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         raise Refusal(code)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.server.downloads.log(self.client_address[0], [(self.requestline, f"{code} {size}")])
+        self.server.downloads.log(self.client_address[0], self.requestline, f"{code} {size}")
 
     def log_error(self, format: str, *args: Any) -> None:
         """Say nothing: a refused request has its line, and http.server adds only time-outs."""
@@ -1668,7 +1667,7 @@ class QuietServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         with contextlib.suppress(MemoryError):
             if error and failure_reason(error):
                 told = f"internal error. {type(error).__name__}: {error}"
-                self.downloads.log(client_address[0], [("-", told)])
+                self.downloads.log(client_address[0], "-", told)
 
 
 def tls_reason(error: OSError) -> str:
@@ -1893,20 +1892,19 @@ class Terminal:
         self._waiting.append((self._out, f"{line}\n"))
         self._wake.set()
 
-    def log(self, address: str, events: Sequence[tuple[str, str]]) -> None:
-        """Print *events* of *address*, a line each, in the format of http.server's log."""
+    def log(self, address: str, subject: str, event: str) -> None:
+        """Print what became of *subject*, of *address*, in the format of http.server's log."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += 1
+            return
+        cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
+        told, quoted = escape(event), escape(cut).replace('"', '\\"')
+        for start, colour in self._colours.items():
+            told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
+        bell = "\a" if self._is_live and event.startswith("delivered.") else ""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        for subject, event in events:
-            if len(self._waiting) >= MOST_WAITING:
-                self._lost += 1
-                continue
-            cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
-            told, quoted = escape(event), escape(cut).replace('"', '\\"')
-            for start, colour in self._colours.items():
-                told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
-            bell = "\a" if self._is_live and event.startswith("delivered.") else ""
-            line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
-            self._waiting.append((self._err, line))
+        line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
+        self._waiting.append((self._err, line))
         if not self._wake.is_set():
             self._wake.set()
 
