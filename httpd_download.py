@@ -806,13 +806,13 @@ class Connection:
 # transfer is one body on its way on one connection.  ``begin`` puts a transfer to its download, as
 # find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
 # time passes (``watch``): each notes facts and calls _settle, where transfers end, which calls
-# _conclude, where downloads do.  All that is seen of them are lines, rows, and a summary.
+# _conclude, where downloads do.  What a later transfer has gone on from is not under way: the
+# connection of a network that broke lingers for a minute.
 #
 #   a transfer is   when                                             it becomes
-#   SENDING         its last byte is acknowledged, and its receiver
-#                   goes on, or half a second passes                 FINISHED
-#                   its file has changed by then                     BROKEN
-#                   it is reset, cut, or fails                       BROKEN
+#   SENDING         all is acknowledged, and its receiver goes on,
+#                   or half a second passes without a reset          FINISHED
+#                   it is reset, cut, or fails, or its file changed  BROKEN
 #
 #   a download is   when                                             it becomes
 #   UNDER_WAY       all has arrived, and nothing is under way        DELIVERED, in two lines
@@ -822,9 +822,6 @@ class Connection:
 #                   what lingered of it brings the rest              DELIVERED, in a line
 #   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
 #   at rest         a thousand others are                            FORGOTTEN
-#
-# What a later transfer has gone on from is not under way: the connection of a network that broke
-# lingers for a minute.
 
 # Seconds: between two looks at what is under way; in which a receiver that discards what its system
 # has acknowledged makes that known; and without anything under way until a download rests.
@@ -877,7 +874,7 @@ def count_bytes(parts: Iterable[bytes | Span]) -> int:
 class Transfer:
     """The body of one answer, on its way: what it is of, and how far it has come."""
 
-    # Where it is to arrive, given by Downloads.begin.
+    # Given by Downloads.begin.
     connection: Connection
     download: Download
 
@@ -888,15 +885,16 @@ class Transfer:
         name: str,
         version: Version,
         parts: Sequence[bytes | Span],
+        status: int = 200,
+        is_conditional: bool = False,
     ) -> None:
-        """*line*: the request; *parts*: what the body is made of, spans being of *version*."""
-        self.receiver, self.line = receiver, line
-        self.name, self.version = name, version
+        """*line*: the request; *parts*: what the body is made of, spans being of *version*;
+        *is_conditional*: whether only that was asked for (If-Range)."""
+        self.receiver, self.line, self.name, self.version = receiver, line, name, version
+        self.status, self.is_conditional = status, is_conditional
         self.spans = [part for part in parts if not isinstance(part, bytes)]
         self.first, self.length = self.spans[0][0], count_bytes(parts)
-        self.is_everything = count_bytes(self.spans) == self.version.size
-        # Of the answer; and whether only this version was asked for (If-Range).
-        self.status, self.is_conditional = 200, False
+        self.is_everything = count_bytes(self.spans) == version.size
         # Where its body begins in the stream, once its head is written.
         self.position = sys.maxsize
         self.state, self.is_reset = State.SENDING, False
@@ -916,13 +914,13 @@ class Transfer:
         """Return what its receiver has of it; of several ranges only the end tells."""
         if self.state is State.FINISHED or len(self.spans) > 1:
             return self.spans if self.state is State.FINISHED else []
-        # Whoever resets had not read the last byte, acknowledged or not.
-        arrived = [(self.first, min(self.left_off(), self.spans[0][1] - 1))]
+        stop = self.left_off()
         if self.gone_on and self.gone_on[0] == self.acknowledged() and not self.is_reset:
             # A network that breaks takes acknowledgements with it: where its receiver went on
             # tells what it had.
-            arrived.append((self.left_off(), self.gone_on[1]))
-        return arrived
+            stop = max(stop, self.gone_on[1])
+        # Whoever resets had not read the last byte, acknowledged or not.
+        return [(self.first, min(stop, self.spans[0][1] - 1))]
 
 
 class Download:
@@ -931,7 +929,7 @@ class Download:
     def __init__(self, receiver: Receiver, name: str, version: Version) -> None:
         self.receiver, self.name, self.version = receiver, name, version
         self.state = State.RESTING
-        # Transfers that have not ended, and those that broke and may be gone on from; what arrived
+        # Transfers that have not ended, and those that broke last, to be gone on from; what arrived
         # by all that have ended.
         self.transfers: list[Transfer] = []
         self.broken: deque[Transfer] = deque(maxlen=MOST_BROKEN)
@@ -950,6 +948,9 @@ class Download:
         self.brought, self.seen = -sum(each.acknowledged() for each in self.transfers), 0
         self.samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=5)
 
+    def is_live(self) -> bool:
+        return self.state in (State.UNDER_WAY, State.RESTING)
+
     def is_given_up(self) -> bool:
         """Tell whether its receiver has begun another version, and not as a mere probe."""
         return self.given_up_for is not None and self.given_up_for.state is not State.FORGOTTEN
@@ -957,12 +958,19 @@ class Download:
     def is_under_way(self) -> bool:
         return any(not transfer.gone_on for transfer in self.transfers)
 
-    def arrived(self) -> list[Span]:
-        """Return what of the representation its receiver has."""
-        return unite(chain(self.ended, *(transfer.arrived() for transfer in self.transfers)))
+    def count_arrived(self, *others: Download) -> int:
+        """Return how many bytes of the version have arrived by it, or by one of *others*."""
+        arrived: list[Span] = []
+        for download in (self, *others):
+            arrived += chain(download.ended, *map(Transfer.arrived, download.transfers))
+        return count_bytes(unite(arrived))
 
-    def count_arrived(self) -> int:
-        return count_bytes(self.arrived())
+    def end(self, spans: Iterable[Span]) -> None:
+        """Keep what arrived by a transfer that has ended."""
+        self.ended = unite([*self.ended, *spans])
+        if len(self.ended) > MOST_SPANS:
+            # Absurdly many: what has arrived is forgotten, so it is never called whole.
+            self.ended.clear()
 
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
@@ -976,6 +984,9 @@ class Download:
         (then, seen), address = self.samples[0], self.receiver.address
         rate, idle = (self.seen - seen) / max(now - then, TICK), now - self.moved
         return Row(self.name, address, self.count_arrived(), self.version.size, rate, idle)
+
+    def who(self) -> str:
+        return f"{self.name} to {self.receiver.address}"
 
     def portion(self) -> str:
         arrived, size = self.count_arrived(), self.version.size
@@ -1014,12 +1025,12 @@ def find_download(
     # Whoever says which version it has (If-Range) was answered accordingly.
     is_bare = transfer.first > 0 and not transfer.is_conditional
     known = [d for d in known if not d.is_given_up() and (is_bare or d.version == transfer.version)]
-    for download in known if is_bare else ():
+    own = [download for download in known if download.receiver == transfer.receiver]
+    for download in own if is_bare else ():
         # It begins at the end of what its receiver was delivered: to get what was appended.
-        is_its = download.state is State.DELIVERED and download.receiver == transfer.receiver
-        if is_its and download.version.size == transfer.first:
+        if download.state is State.DELIVERED and download.version.size == transfer.first:
             return download, None
-    live = [download for download in known if download.state is not State.DELIVERED]
+    live = [download for download in known if download.is_live()]
     left = [old for d in live for old in (*d.transfers, *d.broken) if goes_on(transfer, old)]
     left.sort(key=lambda old: abs(old.left_off() - transfer.first))
     # 2. It goes on from what the same receiver left off.
@@ -1027,7 +1038,7 @@ def find_download(
         if old.download.receiver == transfer.receiver:
             return old.download, old
     # 3. It is a further segment, or a piece whose beginning nobody knows.
-    own = [download for download in live if download.receiver == transfer.receiver]
+    own = [download for download in own if download.is_live()]
     under_way = [download for download in own if download.is_under_way()]
     if under_way:
         return max(under_way, key=lambda download: download.asked), None
@@ -1038,6 +1049,21 @@ def find_download(
         return left[0].download, left[0]
     # 5. Nothing is known of it.
     return None, None
+
+
+def was_probe(download: Download, others: Iterable[Download]) -> bool:
+    """Tell whether *download*, nothing of which is under way, was one request for everything that
+    was soon broken off, by a receiver that has more of one of *others*."""
+    arrived, probe = download.count_arrived(), next(iter(download.broken), None)
+    if not probe or not probe.is_everything or download.requests > 1 or arrived >= PROBE:
+        return False
+    # Of another version only aria2's can be one, which has no Range: axel, which asks for
+    # bytes=0-, may as well begin anew.
+    return any(
+        other.count_arrived() > arrived
+        for other in others
+        if other.version == download.version or (probe.status == 200 and other.is_live())
+    )
 
 
 class Downloads:
@@ -1061,7 +1087,7 @@ class Downloads:
         self._under_way: dict[Download, None] = {}
         self._at_rest: dict[Download, None] = {}
         # How often what was delivered, each that was named or "" for all; and what to whom.
-        self._counts = dict.fromkeys(named or [""], 0)
+        self._counts = Counter(dict.fromkeys(named or [""], 0))
         self._delivered: Counter[str] = Counter()
         # Guards all this, and tells when a transfer has ended.
         self._changed = threading.Condition(threading.RLock())
@@ -1080,7 +1106,8 @@ class Downloads:
                 if any(each.name == transfer.name for each in transfers):
                     other.look()
                     self._settle(other, GRACE)
-            download, predecessor = find_download(transfer, self._known(transfer.name))
+            known = [d for d in chain(self._at_rest, self._under_way) if d.name == transfer.name]
+            download, predecessor = find_download(transfer, known)
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
                 (_, size, file_id), (_, old_size, old_id) = transfer.version, download.version
@@ -1103,7 +1130,7 @@ class Downloads:
                 predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
                 if predecessor in download.broken:
                     download.broken.remove(predecessor)
-                    download.ended = unite([*download.ended, *predecessor.arrived()])
+                    download.end(predecessor.arrived())
             if not is_active:
                 download.rouse(transfer.line, self._clock())
                 self._move(download, State.UNDER_WAY)
@@ -1146,8 +1173,9 @@ class Downloads:
         # Its thread may have set it once more after the last transfer was ended.
         connection.file = None
 
-    def watch(self) -> None:
-        """Settle what time settles, and cut what has not gone forward for too long."""
+    def watch(self, patience: float = 1) -> None:
+        """Settle what time settles, and cut what has not gone forward for too long; *patience*:
+        the part of GRACE and REST that there is time for."""
         with self._changed:
             connections = list(self._transfers.items())
         for connection, transfers in connections:
@@ -1155,7 +1183,7 @@ class Downloads:
                 connection.look()
         with self._changed:
             for connection, transfers in connections:
-                self._settle(connection, GRACE)
+                self._settle(connection, GRACE * patience)
                 if self._clock() - connection.moved > self._timeout:
                     is_handed_over = connection.acknowledged < connection.sent
                     missing = "was acknowledged" if is_handed_over else "came from the disk"
@@ -1166,31 +1194,23 @@ class Downloads:
             now = self._clock()
             for download in list(self._under_way):
                 download.see(now)
-                if not download.is_under_way() and now - download.ended_at >= REST:
-                    self._rest(download)
+                if now - download.ended_at >= REST * patience:
+                    self._conclude(download, State.RESTING)
 
     def stop(self) -> list[str]:
         """End what is acknowledged, let rest what has ended; return the summary, in lines."""
         with self._changed:
-            for connection in list(self._transfers):
-                connection.look()
-                self._settle(connection, 0)
-            for download in list(self._under_way):
-                if not download.is_under_way():
-                    self._rest(download)
+            self.watch(0)
             known = [*self._at_rest, *self._under_way]
-            who = {d: (d.name, d.receiver.address, d.version) for d in known}
-            have = {who[d] for d in known if d.state is State.DELIVERED}
+            have = {(d.who(), d.version) for d in known if d.state is State.DELIVERED}
             lacking = [
-                f"{d.name} to {d.receiver.address} at {d.portion()}"
+                f"{d.who()} at {d.portion()}"
                 for d in known
-                if who[d] not in have and not d.is_given_up()
+                if (d.who(), d.version) not in have and not d.is_given_up()
             ]
             told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
-            lines = [
-                f"stopped. delivered: {some(told)}" if told else "stopped. nothing was delivered"
-            ]
-            return lines + [f"not whole: {some(lacking)}"] * bool(lacking)
+            line = f"delivered: {some(told)}" if told else "nothing was delivered"
+            return [f"stopped. {line}"] + [f"not whole: {some(lacking)}"] * bool(lacking)
 
     def is_enough(self) -> bool:
         """Tell whether what was wanted is delivered."""
@@ -1209,134 +1229,92 @@ class Downloads:
             now = self._clock()
             return [download.row(now) for download in shown[:most]], max(0, len(shown) - most)
 
-    def _known(self, name: str) -> list[Download]:
-        return [each for each in chain(self._at_rest, self._under_way) if each.name == name]
-
     def _own(self, download: Download) -> list[Download]:
-        """Return the others of the same receiver and name."""
-        known = self._known(download.name)
-        return [d for d in known if d.receiver == download.receiver and d is not download]
+        """Return what else is known of the same receiver and name."""
+        known, key = chain(self._at_rest, self._under_way), (download.receiver, download.name)
+        return [d for d in known if (d.receiver, d.name) == key and d is not download]
 
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfers of *connection* that are over, as the first table says; *patience*:
         seconds in which a reset could still come, 0 once its receiver goes on."""
-        is_patient = self._clock() - connection.moved < patience
-        for transfer in list(self._transfers.get(connection, ())):
+        now, transfers = self._clock(), self._transfers.get(connection, [])
+        is_patient = now - connection.moved < patience
+        for transfer in list(transfers):
             is_there = connection.acknowledged >= transfer.position + transfer.length
             is_broken = connection.is_reset or transfer.failure is not None
-            if is_broken or (is_there and not is_patient):
-                self._end(transfer)
+            if not is_broken and (is_patient or not is_there):
+                continue
+            if transfer is transfers[-1] and connection.file:
+                # What lay in the queue was the file itself.
+                try:
+                    connection.file.check()
+                except (ContentChanged, OSError) as error:
+                    is_broken, transfer.failure = True, transfer.failure or failure_reason(error)
+                connection.file = None
+            transfer.state = State.BROKEN if is_broken else State.FINISHED
+            transfer.is_reset = connection.is_reset
+            transfers.remove(transfer)
+            download = transfer.download
+            download.see(now)
+            download.transfers.remove(transfer)
+            download.brought += transfer.acknowledged()
+            download.end(transfer.arrived())
+            connection.moved = download.ended_at = now
+            if is_broken and not transfer.gone_on:
+                download.failure = transfer.failure or ""
+                download.broken.append(transfer)
+            if download.is_live() and transfer.is_everything and not is_broken:
+                self._deliver([download])
+            self._conclude(download, download.state)
+            self._changed.notify_all()
 
-    def _end(self, transfer: Transfer) -> None:
-        """End *transfer*, and see what becomes of its download."""
-        connection, download = transfer.connection, transfer.download
-        if transfer is self._transfers[connection][-1] and connection.file:
-            # What lay in the queue was the file itself.
-            try:
-                connection.file.check()
-            except (ContentChanged, OSError) as error:
-                if transfer.failure is None:
-                    transfer.failure = failure_reason(error)
-            connection.file = None
-        transfer.is_reset = connection.is_reset
-        is_broken = transfer.is_reset or transfer.failure is not None
-        transfer.state = State.BROKEN if is_broken else State.FINISHED
-        if is_broken and not transfer.gone_on:
-            download.failure = transfer.failure or ""
-            download.broken.append(transfer)
-        connection.moved = self._clock()
-        self._transfers[connection].remove(transfer)
-        download.see(self._clock())
-        download.transfers.remove(transfer)
-        download.brought += transfer.acknowledged()
-        download.ended = unite([*download.ended, *transfer.arrived()])
-        download.ended_at = self._clock()
-        if len(download.ended) > MOST_SPANS:
-            # Absurdly many: what has arrived is forgotten, so it is never called whole.
-            download.ended.clear()
-        self._conclude(transfer)
-        self._changed.notify_all()
-
-    def _conclude(self, transfer: Transfer) -> None:
-        """Move the download of *transfer*, which has ended, as the second table says."""
-        download = transfer.download
-        if download.state in (State.DELIVERED, State.FORGOTTEN):
-            return
-        if transfer.state is State.FINISHED and transfer.is_everything:
-            self._deliver([download])
+    def _conclude(self, download: Download, otherwise: State) -> None:
+        """Move *download*, as the second table says: if it is neither whole nor a probe, to the
+        state *otherwise*."""
+        if not download.is_live() or download.is_under_way():
             return
         for lingering in download.transfers:
             lingering.connection.look()
-        if download.is_under_way():
-            return
-        same = [other for other in self._own(download) if other.version == download.version]
-        others = [other for other in same if other.state is not State.DELIVERED]
-        quiet = [other for other in others if not other.is_under_way()]
-        if is_whole([download]):
-            self._deliver([download])
-        elif is_whole([download, *quiet]):
-            self._deliver([download, *quiet])
-        elif self._was_probe(download):
+        others = self._own(download)
+        quiet = [d for d in others if d.is_live() and not d.is_under_way()]
+        quiet = [d for d in quiet if d.version == download.version]
+        for together in ([download], [download, *quiet]):
+            if 0 < download.count_arrived(*together) == download.version.size:
+                self._deliver(together)
+                return
+        if was_probe(download, others):
             self._move(download, State.FORGOTTEN)
-
-    def _was_probe(self, download: Download) -> bool:
-        """Tell whether *download*, nothing of which is under way, was one request for everything
-        that was soon broken off, by a receiver of which another download has more."""
-        arrived = download.count_arrived()
-        if download.requests > 1 or arrived >= PROBE or not download.broken:
-            return False
-        transfer = download.broken[0]
-        # Of another version only aria2's can be one, which has no Range: axel, which asks for
-        # bytes=0-, may as well begin anew.
-        is_any = transfer.status == 200
-        return transfer.is_everything and any(
-            other.count_arrived() > arrived
-            for other in self._own(download)
-            if other.version == download.version or (is_any and other.state is not State.DELIVERED)
-        )
+        elif otherwise is not download.state:
+            self._move(download, otherwise)
+            if not download.is_given_up():
+                self.log(download.receiver.address, download.line, download.event_at_rest(False))
 
     def _deliver(self, downloads: Sequence[Download]) -> None:
         """Let *downloads*, which are one receiver's and whole together, be delivered once."""
-        download = downloads[0]
-        requests = plural(sum(each.requests for each in downloads), "request")
-        told = f"delivered. {format_size(download.version.size)} in {requests}"
+        download, address = downloads[0], downloads[0].receiver.address
         if download.state is State.UNDER_WAY:
-            self.log(download.receiver.address, download.line, download.event_at_rest(True))
+            self.log(address, download.line, download.event_at_rest(True))
+        size = format_size(download.version.size)
+        requests = plural(sum(each.requests for each in downloads), "request")
+        self.log(address, f"/{download.name}", f"delivered. {size} in {requests}")
         for other in self._own(download):
             if other in downloads or other.state is State.DELIVERED:
                 self._move(other, State.FORGOTTEN)
         download.ended = [(0, download.version.size)]
         download.broken.clear()
         self._move(download, State.DELIVERED)
-        self._delivered[f"{download.name} to {download.receiver.address}"] += 1
-        for name in {"", download.name} & self._counts.keys():
-            self._counts[name] += 1
-        self.log(download.receiver.address, f"/{download.name}", told)
-
-    def _rest(self, download: Download) -> None:
-        # Its pieces may have come only after the probe had ended.
-        was_probe = self._was_probe(download)
-        self._move(download, State.FORGOTTEN if was_probe else State.RESTING)
-        if not was_probe and not download.is_given_up():
-            self.log(download.receiver.address, download.line, download.event_at_rest(False))
+        self._delivered[download.who()] += 1
+        self._counts.update({"", download.name} & self._counts.keys())
 
     def _move(self, download: Download, state: State) -> None:
         """Let *download* be in *state*, as the one that changed last; forget what rests longest."""
         download.state = state
         self._under_way.pop(download, None)
         self._at_rest.pop(download, None)
-        if state is State.UNDER_WAY:
-            self._under_way[download] = None
-        elif state is not State.FORGOTTEN:
-            self._at_rest[download] = None
+        if state is not State.FORGOTTEN:
+            (self._under_way if state is State.UNDER_WAY else self._at_rest)[download] = None
         if len(self._at_rest) > MOST_RESTING:
             self._move(next(iter(self._at_rest)), State.FORGOTTEN)
-
-
-def is_whole(downloads: Sequence[Download]) -> bool:
-    """Tell whether all bytes of a version, which *downloads* are of, have arrived by them."""
-    arrived = unite(chain(*(download.arrived() for download in downloads)))
-    return 0 < count_bytes(arrived) == downloads[0].version.size
 
 
 def format_size(count: float) -> str:
