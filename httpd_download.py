@@ -965,13 +965,6 @@ class Download:
             arrived += chain(download.ended, *map(Transfer.arrived, download.transfers))
         return count_bytes(unite(arrived))
 
-    def end(self, spans: Iterable[Span]) -> None:
-        """Keep what arrived by a transfer that has ended."""
-        self.ended = unite([*self.ended, *spans])
-        if len(self.ended) > MOST_SPANS:
-            # Absurdly many: what has arrived is forgotten, so it is never called whole.
-            self.ended.clear()
-
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
         seen = self.brought + sum(transfer.acknowledged() for transfer in self.transfers)
@@ -1030,25 +1023,22 @@ def find_download(
         # It begins at the end of what its receiver was delivered: to get what was appended.
         if download.state is State.DELIVERED and download.version.size == transfer.first:
             return download, None
-    live = [download for download in known if download.is_live()]
+    own, live = [d for d in own if d.is_live()], [d for d in known if d.is_live()]
     left = [old for d in live for old in (*d.transfers, *d.broken) if goes_on(transfer, old)]
-    left.sort(key=lambda old: abs(old.left_off() - transfer.first))
+    # Own ones first, then the nearest.
+    left.sort(key=lambda old: (old.download not in own, abs(old.left_off() - transfer.first)))
     # 2. It goes on from what the same receiver left off.
-    for old in left:
-        if old.download.receiver == transfer.receiver:
-            return old.download, old
+    if left and left[0].download in own:
+        return left[0].download, left[0]
     # 3. It is a further segment, or a piece whose beginning nobody knows.
-    own = [download for download in own if download.is_live()]
     under_way = [download for download in own if download.is_under_way()]
     if under_way:
         return max(under_way, key=lambda download: download.asked), None
     if own:
         return max(own, key=Download.count_arrived), None
     # 4. It goes on from what another left off: people move to another network, and resume.
-    if left:
-        return left[0].download, left[0]
     # 5. Nothing is known of it.
-    return None, None
+    return (left[0].download, left[0]) if left else (None, None)
 
 
 def was_probe(download: Download, others: Iterable[Download]) -> bool:
@@ -1081,8 +1071,7 @@ class Downloads:
         of *named* if there are any, that are enough, or 0."""
         self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
         self._requests = count(1)
-        # Transfers that have not ended; downloads under way, and at rest, that whose state changed
-        # last at the end.
+        # Transfers that have not ended; downloads under way, and at rest, the longest first.
         self._transfers: dict[Connection, list[Transfer]] = {}
         self._under_way: dict[Download, None] = {}
         self._at_rest: dict[Download, None] = {}
@@ -1115,7 +1104,7 @@ class Downloads:
                     raise Refusal(409, phrase="The file has changed: start over")
             if transfer.length == 0 < transfer.version.size:
                 raise Refusal(416, fields=[("Content-Range", f"bytes */{transfer.version.size}")])
-            is_active = download is not None and download.state is State.UNDER_WAY
+            is_active = download in self._under_way
             if self.is_enough() and not is_active:
                 raise Refusal(503, "no more downloads are wanted")
             if not download:
@@ -1128,9 +1117,8 @@ class Downloads:
             download.receiver, download.version = transfer.receiver, transfer.version
             if predecessor:
                 predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
-                if predecessor in download.broken:
-                    download.broken.remove(predecessor)
-                    download.end(predecessor.arrived())
+                if predecessor.state is State.BROKEN:
+                    download.ended += predecessor.arrived()
             if not is_active:
                 download.rouse(transfer.line, self._clock())
                 self._move(download, State.UNDER_WAY)
@@ -1203,14 +1191,11 @@ class Downloads:
             self.watch(0)
             known = [*self._at_rest, *self._under_way]
             have = {(d.who(), d.version) for d in known if d.state is State.DELIVERED}
-            lacking = [
-                f"{d.who()} at {d.portion()}"
-                for d in known
-                if (d.who(), d.version) not in have and not d.is_given_up()
-            ]
+            lacking = [d for d in known if not d.is_given_up() and (d.who(), d.version) not in have]
+            portions = [f"{download.who()} at {download.portion()}" for download in lacking]
             told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
             line = f"delivered: {some(told)}" if told else "nothing was delivered"
-            return [f"stopped. {line}"] + [f"not whole: {some(lacking)}"] * bool(lacking)
+            return [f"stopped. {line}"] + [f"not whole: {some(portions)}"] * bool(portions)
 
     def is_enough(self) -> bool:
         """Tell whether what was wanted is delivered."""
@@ -1226,13 +1211,12 @@ class Downloads:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
         with self._changed:
             shown = [d for d in self._under_way if d.is_under_way() and not d.is_given_up()]
-            now = self._clock()
-            return [download.row(now) for download in shown[:most]], max(0, len(shown) - most)
+            return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
 
     def _own(self, download: Download) -> list[Download]:
-        """Return what else is known of the same receiver and name."""
-        known, key = chain(self._at_rest, self._under_way), (download.receiver, download.name)
-        return [d for d in known if (d.receiver, d.name) == key and d is not download]
+        """Return the other ones of its receiver and name."""
+        same = [d for d in chain(self._at_rest, self._under_way) if d.name == download.name]
+        return [d for d in same if d.receiver == download.receiver and d is not download]
 
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfers of *connection* that are over, as the first table says; *patience*:
@@ -1252,14 +1236,15 @@ class Downloads:
                     is_broken, transfer.failure = True, transfer.failure or failure_reason(error)
                 connection.file = None
             transfer.state = State.BROKEN if is_broken else State.FINISHED
-            transfer.is_reset = connection.is_reset
-            transfers.remove(transfer)
-            download = transfer.download
+            transfer.is_reset, download = connection.is_reset, transfer.download
             download.see(now)
+            transfers.remove(transfer)
             download.transfers.remove(transfer)
-            download.brought += transfer.acknowledged()
-            download.end(transfer.arrived())
             connection.moved = download.ended_at = now
+            download.brought += transfer.acknowledged()
+            ended = unite([*download.ended, *transfer.arrived()])
+            # Of absurdly many what has arrived is forgotten, so it is never called whole.
+            download.ended = ended if len(ended) <= MOST_SPANS else []
             if is_broken and not transfer.gone_on:
                 download.failure = transfer.failure or ""
                 download.broken.append(transfer)
@@ -1276,8 +1261,8 @@ class Downloads:
         for lingering in download.transfers:
             lingering.connection.look()
         others = self._own(download)
-        quiet = [d for d in others if d.is_live() and not d.is_under_way()]
-        quiet = [d for d in quiet if d.version == download.version]
+        same = [d for d in others if d.is_live() and d.version == download.version]
+        quiet = [other for other in same if not other.is_under_way()]
         for together in ([download], [download, *quiet]):
             if 0 < download.count_arrived(*together) == download.version.size:
                 self._deliver(together)
@@ -1492,12 +1477,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             content_type = f"multipart/byteranges; boundary={boundary}"
         fields.append(("Content-Type", content_type))
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
-        name, version = representation.name, representation.version
-        transfer = Transfer(receiver, self.requestline, name, version, parts)
-        transfer.is_conditional = "if-range" in self.headers
-        transfer.status = 206 if spans else 200
+        name, version, status = representation.name, representation.version, 206 if spans else 200
+        has_if_range = "if-range" in self.headers
+        transfer = Transfer(receiver, self.requestline, name, version, parts, status, has_if_range)
         self.server.downloads.begin(self.stream, transfer)
-        head = self.head(transfer.status, fields, transfer.length)
+        head = self.head(status, fields, transfer.length)
         transfer.position = self.stream.sent + len(head)
         self.send([head, *parts], representation)
 
