@@ -922,6 +922,17 @@ class Transfer:
         # Whoever resets had not read the last byte, acknowledged or not.
         return [(self.first, min(stop, self.spans[0][1] - 1))]
 
+    def goes_on_from(self, earlier: Transfer) -> bool:
+        """Tell whether it goes on where *earlier* left off: was that asked for its first byte too,
+        and did its receiver have all before it, as far as acknowledgements tell?"""
+        (start, stop), *further = earlier.spans
+        if further or earlier.gone_on or not max(start, 1) <= self.first < stop:
+            return False
+        left_off = furthest = earlier.left_off()
+        if not earlier.is_reset:
+            furthest = max(left_off, start + earlier.connection.departed - earlier.position)
+        return left_off - MOST_UNREAD <= self.first <= furthest
+
 
 class Download:
     """What one receiver has of one version of a representation."""
@@ -934,7 +945,7 @@ class Download:
         self.transfers: list[Transfer] = []
         self.broken: deque[Transfer] = deque(maxlen=MOST_BROKEN)
         self.ended: list[Span] = []
-        # How many requests there were, and which of all the last one was.
+        # How many requests there were, and the number of the last one among all.
         self.requests = self.asked = 0
         # One of another version that its receiver has begun since.
         self.given_up_for: Download | None = None
@@ -964,6 +975,18 @@ class Download:
         for download in (self, *others):
             arrived += chain(download.ended, *map(Transfer.arrived, download.transfers))
         return count_bytes(unite(arrived))
+
+    def was_probe(self, others: Iterable[Download]) -> bool:
+        """Tell whether it, nothing of which is under way, was one request for everything that was
+        soon broken off, by a receiver that has more of one of *others*."""
+        arrived, probe = self.count_arrived(), next(iter(self.broken), None)
+        if not probe or not probe.is_everything or self.requests > 1 or arrived >= PROBE:
+            return False
+        # Of another version only aria2's can be one, which has no Range: axel, which asks for
+        # bytes=0-, may as well begin anew.
+        is_any = probe.status == 200
+        rivals = [d for d in others if d.version == self.version or (is_any and d.is_live())]
+        return any(rival.count_arrived() > arrived for rival in rivals)
 
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
@@ -995,18 +1018,6 @@ class Download:
         return f"req finished. {format_size(self.seen)}{size}, {seconds:.1f} s, {rate}/s"
 
 
-def goes_on(later: Transfer, earlier: Transfer) -> bool:
-    """Tell whether *later* goes on where *earlier* left off: was that asked for its first byte too,
-    and did its receiver have all before it, as far as acknowledgements tell?"""
-    first, (start, stop) = later.first, earlier.spans[0]
-    if first == 0 or not start <= first < stop or earlier.gone_on or len(earlier.spans) > 1:
-        return False
-    left_off = furthest = earlier.left_off()
-    if not earlier.is_reset:
-        furthest = max(left_off, start + earlier.connection.departed - earlier.position)
-    return left_off - MOST_UNREAD <= first <= furthest
-
-
 def find_download(
     transfer: Transfer, known: Iterable[Download]
 ) -> tuple[Download | None, Transfer | None]:
@@ -1024,11 +1035,12 @@ def find_download(
         if download.state is State.DELIVERED and download.version.size == transfer.first:
             return download, None
     own, live = [d for d in own if d.is_live()], [d for d in known if d.is_live()]
-    left = [old for d in live for old in (*d.transfers, *d.broken) if goes_on(transfer, old)]
-    # Own ones first, then the nearest.
-    left.sort(key=lambda old: (old.download not in own, abs(old.left_off() - transfer.first)))
+    left = [old for d in live for old in (*d.transfers, *d.broken) if transfer.goes_on_from(old)]
+    # The nearest first, and before them those of the same receiver.
+    left.sort(key=lambda old: abs(old.left_off() - transfer.first))
+    left.sort(key=lambda old: old.download.receiver != transfer.receiver)
     # 2. It goes on from what the same receiver left off.
-    if left and left[0].download in own:
+    if left and left[0].download.receiver == transfer.receiver:
         return left[0].download, left[0]
     # 3. It is a further segment, or a piece whose beginning nobody knows.
     under_way = [download for download in own if download.is_under_way()]
@@ -1039,21 +1051,6 @@ def find_download(
     # 4. It goes on from what another left off: people move to another network, and resume.
     # 5. Nothing is known of it.
     return (left[0].download, left[0]) if left else (None, None)
-
-
-def was_probe(download: Download, others: Iterable[Download]) -> bool:
-    """Tell whether *download*, nothing of which is under way, was one request for everything that
-    was soon broken off, by a receiver that has more of one of *others*."""
-    arrived, probe = download.count_arrived(), next(iter(download.broken), None)
-    if not probe or not probe.is_everything or download.requests > 1 or arrived >= PROBE:
-        return False
-    # Of another version only aria2's can be one, which has no Range: axel, which asks for
-    # bytes=0-, may as well begin anew.
-    return any(
-        other.count_arrived() > arrived
-        for other in others
-        if other.version == download.version or (probe.status == 200 and other.is_live())
-    )
 
 
 class Downloads:
@@ -1095,8 +1092,7 @@ class Downloads:
                 if any(each.name == transfer.name for each in transfers):
                     other.look()
                     self._settle(other, GRACE)
-            known = [d for d in chain(self._at_rest, self._under_way) if d.name == transfer.name]
-            download, predecessor = find_download(transfer, known)
+            download, predecessor = find_download(transfer, self._known(transfer.name))
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
                 (_, size, file_id), (_, old_size, old_id) = transfer.version, download.version
@@ -1105,7 +1101,7 @@ class Downloads:
             if transfer.length == 0 < transfer.version.size:
                 raise Refusal(416, fields=[("Content-Range", f"bytes */{transfer.version.size}")])
             is_active = download in self._under_way
-            if self.is_enough() and not is_active:
+            if not is_active and self.is_enough():
                 raise Refusal(503, "no more downloads are wanted")
             if not download:
                 download = Download(transfer.receiver, transfer.name, transfer.version)
@@ -1179,10 +1175,10 @@ class Downloads:
                         transfer.failure = f"nothing {missing} for {self._timeout:g} s"
                     self._settle(connection, 0)
                     connection.cut()
-            now = self._clock()
+            now, rest = self._clock(), REST * patience
             for download in list(self._under_way):
                 download.see(now)
-                if now - download.ended_at >= REST * patience:
+                if not download.is_under_way() and now - download.ended_at >= rest:
                     self._conclude(download, State.RESTING)
 
     def stop(self) -> list[str]:
@@ -1213,10 +1209,13 @@ class Downloads:
             shown = [d for d in self._under_way if d.is_under_way() and not d.is_given_up()]
             return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
 
+    def _known(self, name: str) -> list[Download]:
+        return [d for d in chain(self._at_rest, self._under_way) if d.name == name]
+
     def _own(self, download: Download) -> list[Download]:
         """Return the other ones of its receiver and name."""
-        same = [d for d in chain(self._at_rest, self._under_way) if d.name == download.name]
-        return [d for d in same if d.receiver == download.receiver and d is not download]
+        known, receiver = self._known(download.name), download.receiver
+        return [d for d in known if d.receiver == receiver and d is not download]
 
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfers of *connection* that are over, as the first table says; *patience*:
@@ -1242,9 +1241,8 @@ class Downloads:
             download.transfers.remove(transfer)
             connection.moved = download.ended_at = now
             download.brought += transfer.acknowledged()
-            ended = unite([*download.ended, *transfer.arrived()])
-            # Of absurdly many what has arrived is forgotten, so it is never called whole.
-            download.ended = ended if len(ended) <= MOST_SPANS else []
+            # Of absurdly many spans the last are forgotten, so that they are never called whole.
+            download.ended = unite([*download.ended, *transfer.arrived()])[:MOST_SPANS]
             if is_broken and not transfer.gone_on:
                 download.failure = transfer.failure or ""
                 download.broken.append(transfer)
@@ -1267,7 +1265,7 @@ class Downloads:
             if 0 < download.count_arrived(*together) == download.version.size:
                 self._deliver(together)
                 return
-        if was_probe(download, others):
+        if download.was_probe(others):
             self._move(download, State.FORGOTTEN)
         elif otherwise is not download.state:
             self._move(download, otherwise)
