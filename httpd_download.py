@@ -979,14 +979,14 @@ class Download:
     def was_probe(self, others: Iterable[Download]) -> bool:
         """Tell whether it, nothing of which is under way, was one request for everything that was
         soon broken off, by a receiver that has more of one of *others*."""
-        arrived, probe = self.count_arrived(), next(iter(self.broken), None)
-        if not probe or not probe.is_everything or self.requests > 1 or arrived >= PROBE:
+        probe = next(iter(self.broken), None)
+        if not probe or not probe.is_everything or self.requests > 1:
             return False
         # Of another version only aria2's can be one, which has no Range: axel, which asks for
         # bytes=0-, may as well begin anew.
-        is_any = probe.status == 200
+        is_any, arrived = probe.status == 200, self.count_arrived()
         rivals = [d for d in others if d.version == self.version or (is_any and d.is_live())]
-        return any(rival.count_arrived() > arrived for rival in rivals)
+        return arrived < PROBE and any(rival.count_arrived() > arrived for rival in rivals)
 
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
@@ -1246,8 +1246,8 @@ class Downloads:
             if is_broken and not transfer.gone_on:
                 download.failure = transfer.failure or ""
                 download.broken.append(transfer)
-            if download.is_live() and transfer.is_everything and not is_broken:
-                self._deliver([download])
+            if transfer.is_everything and not is_broken and download.is_live():
+                self._deliver(download, [])
             self._conclude(download, download.state)
             self._changed.notify_all()
 
@@ -1261,9 +1261,9 @@ class Downloads:
         others = self._own(download)
         same = [d for d in others if d.is_live() and d.version == download.version]
         quiet = [other for other in same if not other.is_under_way()]
-        for together in ([download], [download, *quiet]):
-            if 0 < download.count_arrived(*together) == download.version.size:
-                self._deliver(together)
+        for joined in ([], quiet):
+            if 0 < download.count_arrived(*joined) == download.version.size:
+                self._deliver(download, joined)
                 return
         if download.was_probe(others):
             self._move(download, State.FORGOTTEN)
@@ -1272,18 +1272,17 @@ class Downloads:
             if not download.is_given_up():
                 self.log(download.receiver.address, download.line, download.event_at_rest(False))
 
-    def _deliver(self, downloads: Sequence[Download]) -> None:
-        """Let *downloads*, which are one receiver's and whole together, be delivered once."""
-        download, address = downloads[0], downloads[0].receiver.address
+    def _deliver(self, download: Download, joined: Sequence[Download]) -> None:
+        """Let *download*, whole together with *joined* of the same receiver, be delivered once."""
+        address, size = download.receiver.address, download.version.size
         if download.state is State.UNDER_WAY:
             self.log(address, download.line, download.event_at_rest(True))
-        size = format_size(download.version.size)
-        requests = plural(sum(each.requests for each in downloads), "request")
-        self.log(address, f"/{download.name}", f"delivered. {size} in {requests}")
+        requests = plural(sum(each.requests for each in (download, *joined)), "request")
+        self.log(address, f"/{download.name}", f"delivered. {format_size(size)} in {requests}")
         for other in self._own(download):
-            if other in downloads or other.state is State.DELIVERED:
+            if other in joined or other.state is State.DELIVERED:
                 self._move(other, State.FORGOTTEN)
-        download.ended = [(0, download.version.size)]
+        download.ended = [(0, size)]
         download.broken.clear()
         self._move(download, State.DELIVERED)
         self._delivered[download.who()] += 1
