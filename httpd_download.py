@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, TextIO
 
-    # Takes an address, and its events: a subject, such as a request, and what became of it.
-    Log = Callable[[str, Sequence[Tuple[str, str]]], None]
+    # Takes an address, a subject, such as a request of it, and what became of that.
+    Log = Callable[[str, str, str], None]
     Clock = Callable[[], float]
     Field = Tuple[str, str]
     # Where text is written, if there is such a stream, and text with where it goes.
@@ -764,13 +764,13 @@ class Connection:
 # transfer is one body on its way on one connection.  ``begin`` puts a transfer to its download, as
 # find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
 # time passes (``watch``): each notes facts and calls _settle, where transfers end, which calls
-# _conclude, where downloads do.  All that is seen of them are lines, rows, and a summary.
+# _conclude, where downloads do.  What a later transfer has gone on from is not under way: the
+# connection of a network that broke lingers for a minute.
 #
 #   a transfer is   when                                             it becomes
-#   SENDING         its last byte is acknowledged, and its receiver
-#                   goes on, or half a second passes                 FINISHED
-#                   its file has changed by then                     BROKEN
-#                   it is reset, cut, or fails                       BROKEN
+#   SENDING         all is acknowledged, and its receiver goes on,
+#                   or half a second passes without a reset          FINISHED
+#                   it is reset, cut, or fails, or its file changed  BROKEN
 #
 #   a download is   when                                             it becomes
 #   UNDER_WAY       all has arrived, and nothing is under way        DELIVERED, in two lines
@@ -780,9 +780,6 @@ class Connection:
 #                   what lingered of it brings the rest              DELIVERED, in a line
 #   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
 #   at rest         a thousand others are                            FORGOTTEN
-#
-# What a later transfer has gone on from is not under way: the connection of a network that broke
-# lingers for a minute.
 
 # Seconds: between two looks at what is under way; in which a receiver that discards what its system
 # has acknowledged makes that known; and without anything under way until a download rests.
@@ -835,7 +832,7 @@ def count_bytes(parts: Iterable[bytes | Span]) -> int:
 class Transfer:
     """The body of one answer, on its way: what it is of, and how far it has come."""
 
-    # Where it is to arrive, given by Downloads.begin.
+    # Given by Downloads.begin.
     connection: Connection
     download: Download
 
@@ -846,15 +843,16 @@ class Transfer:
         name: str,
         version: Version,
         parts: Sequence[bytes | Span],
+        status: int = 200,
+        is_conditional: bool = False,
     ) -> None:
-        """*line*: the request; *parts*: what the body is made of, spans being of *version*."""
-        self.receiver, self.line = receiver, line
-        self.name, self.version = name, version
+        """*line*: the request; *parts*: what the body is made of, spans being of *version*;
+        *is_conditional*: whether only that was asked for (If-Range)."""
+        self.receiver, self.line, self.name, self.version = receiver, line, name, version
+        self.status, self.is_conditional = status, is_conditional
         self.spans = [part for part in parts if not isinstance(part, bytes)]
         self.first, self.length = self.spans[0][0], count_bytes(parts)
-        self.is_everything = count_bytes(self.spans) == self.version.size
-        # Of the answer; and whether only this version was asked for (If-Range).
-        self.status, self.is_conditional = 200, False
+        self.is_everything = count_bytes(self.spans) == version.size
         # Where its body begins in the stream, once its head is written.
         self.position = sys.maxsize
         self.state, self.is_reset = State.SENDING, False
@@ -874,13 +872,24 @@ class Transfer:
         """Return what its receiver has of it; of several ranges only the end tells."""
         if self.state is State.FINISHED or len(self.spans) > 1:
             return self.spans if self.state is State.FINISHED else []
-        # Whoever resets had not read the last byte, acknowledged or not.
-        arrived = [(self.first, min(self.left_off(), self.spans[0][1] - 1))]
+        stop = self.left_off()
         if self.gone_on and self.gone_on[0] == self.acknowledged() and not self.is_reset:
             # A network that breaks takes acknowledgements with it: where its receiver went on
             # tells what it had.
-            arrived.append((self.left_off(), self.gone_on[1]))
-        return arrived
+            stop = max(stop, self.gone_on[1])
+        # Whoever resets had not read the last byte, acknowledged or not.
+        return [(self.first, min(stop, self.spans[0][1] - 1))]
+
+    def goes_on_from(self, earlier: Transfer) -> bool:
+        """Tell whether it goes on where *earlier* left off: was that asked for its first byte too,
+        and did its receiver have all before it, as far as acknowledgements tell?"""
+        (start, stop), *further = earlier.spans
+        if further or earlier.gone_on or not max(start, 1) <= self.first < stop:
+            return False
+        left_off = furthest = earlier.left_off()
+        if not earlier.is_reset:
+            furthest = max(left_off, start + earlier.connection.departed - earlier.position)
+        return left_off - MOST_UNREAD <= self.first <= furthest
 
 
 class Download:
@@ -889,12 +898,12 @@ class Download:
     def __init__(self, receiver: Receiver, name: str, version: Version) -> None:
         self.receiver, self.name, self.version = receiver, name, version
         self.state = State.RESTING
-        # Transfers that have not ended, and those that broke and may be gone on from; what arrived
+        # Transfers that have not ended, and those that broke last, to be gone on from; what arrived
         # by all that have ended.
         self.transfers: list[Transfer] = []
         self.broken: deque[Transfer] = deque(maxlen=MOST_BROKEN)
         self.ended: list[Span] = []
-        # How many requests there were, and which of all the last one was.
+        # How many requests there were, and the number of the last one among all.
         self.requests = self.asked = 0
         # One of another version that its receiver has begun since.
         self.given_up_for: Download | None = None
@@ -908,6 +917,9 @@ class Download:
         self.brought, self.seen = -sum(each.acknowledged() for each in self.transfers), 0
         self.samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=5)
 
+    def is_live(self) -> bool:
+        return self.state in (State.UNDER_WAY, State.RESTING)
+
     def is_given_up(self) -> bool:
         """Tell whether its receiver has begun another version, and not as a mere probe."""
         return self.given_up_for is not None and self.given_up_for.state is not State.FORGOTTEN
@@ -915,12 +927,24 @@ class Download:
     def is_under_way(self) -> bool:
         return any(not transfer.gone_on for transfer in self.transfers)
 
-    def arrived(self) -> list[Span]:
-        """Return what of the representation its receiver has."""
-        return unite(chain(self.ended, *(transfer.arrived() for transfer in self.transfers)))
+    def count_arrived(self, *others: Download) -> int:
+        """Return how many bytes of the version have arrived by it, or by one of *others*."""
+        arrived: list[Span] = []
+        for download in (self, *others):
+            arrived += chain(download.ended, *map(Transfer.arrived, download.transfers))
+        return count_bytes(unite(arrived))
 
-    def count_arrived(self) -> int:
-        return count_bytes(self.arrived())
+    def was_probe(self, others: Iterable[Download]) -> bool:
+        """Tell whether it, nothing of which is under way, was one request for everything that was
+        soon broken off, by a receiver that has more of one of *others*."""
+        probe = next(iter(self.broken), None)
+        if not probe or not probe.is_everything or self.requests > 1:
+            return False
+        # Of another version only aria2's can be one, which has no Range: axel, which asks for
+        # bytes=0-, may as well begin anew.
+        is_any, arrived = probe.status == 200, self.count_arrived()
+        rivals = [d for d in others if d.version == self.version or (is_any and d.is_live())]
+        return arrived < PROBE and any(rival.count_arrived() > arrived for rival in rivals)
 
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
@@ -934,6 +958,9 @@ class Download:
         (then, seen), address = self.samples[0], self.receiver.address
         rate, idle = (self.seen - seen) / max(now - then, TICK), now - self.moved
         return Row(self.name, address, self.count_arrived(), self.version.size, rate, idle)
+
+    def who(self) -> str:
+        return f"{self.name} to {self.receiver.address}"
 
     def portion(self) -> str:
         arrived, size = self.count_arrived(), self.version.size
@@ -949,18 +976,6 @@ class Download:
         return f"req finished. {format_size(self.seen)}{size}, {seconds:.1f} s, {rate}/s"
 
 
-def goes_on(later: Transfer, earlier: Transfer) -> bool:
-    """Tell whether *later* goes on where *earlier* left off: was that asked for its first byte too,
-    and did its receiver have all before it, as far as acknowledgements tell?"""
-    first, (start, stop) = later.first, earlier.spans[0]
-    if first == 0 or not start <= first < stop or earlier.gone_on or len(earlier.spans) > 1:
-        return False
-    left_off = furthest = earlier.left_off()
-    if not earlier.is_reset:
-        furthest = max(left_off, start + earlier.connection.departed - earlier.position)
-    return left_off - MOST_UNREAD <= first <= furthest
-
-
 def find_download(
     transfer: Transfer, known: Iterable[Download]
 ) -> tuple[Download | None, Transfer | None]:
@@ -972,30 +987,28 @@ def find_download(
     # Whoever says which version it has (If-Range) was answered accordingly.
     is_bare = transfer.first > 0 and not transfer.is_conditional
     known = [d for d in known if not d.is_given_up() and (is_bare or d.version == transfer.version)]
-    for download in known if is_bare else ():
+    own = [download for download in known if download.receiver == transfer.receiver]
+    for download in own if is_bare else ():
         # It begins at the end of what its receiver was delivered: to get what was appended.
-        is_its = download.state is State.DELIVERED and download.receiver == transfer.receiver
-        if is_its and download.version.size == transfer.first:
+        if download.state is State.DELIVERED and download.version.size == transfer.first:
             return download, None
-    live = [download for download in known if download.state is not State.DELIVERED]
-    left = [old for d in live for old in (*d.transfers, *d.broken) if goes_on(transfer, old)]
+    own, live = [d for d in own if d.is_live()], [d for d in known if d.is_live()]
+    left = [old for d in live for old in (*d.transfers, *d.broken) if transfer.goes_on_from(old)]
+    # The nearest first, and before them those of the same receiver.
     left.sort(key=lambda old: abs(old.left_off() - transfer.first))
+    left.sort(key=lambda old: old.download.receiver != transfer.receiver)
     # 2. It goes on from what the same receiver left off.
-    for old in left:
-        if old.download.receiver == transfer.receiver:
-            return old.download, old
+    if left and left[0].download.receiver == transfer.receiver:
+        return left[0].download, left[0]
     # 3. It is a further segment, or a piece whose beginning nobody knows.
-    own = [download for download in live if download.receiver == transfer.receiver]
     under_way = [download for download in own if download.is_under_way()]
     if under_way:
         return max(under_way, key=lambda download: download.asked), None
     if own:
         return max(own, key=Download.count_arrived), None
     # 4. It goes on from what another left off: people move to another network, and resume.
-    if left:
-        return left[0].download, left[0]
     # 5. Nothing is known of it.
-    return None, None
+    return (left[0].download, left[0]) if left else (None, None)
 
 
 class Downloads:
@@ -1013,13 +1026,12 @@ class Downloads:
         of *named* if there are any, that are enough, or 0."""
         self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
         self._requests = count(1)
-        # Transfers that have not ended; downloads under way, and at rest, that whose state changed
-        # last at the end.
+        # Transfers that have not ended; downloads under way, and at rest, the longest first.
         self._transfers: dict[Connection, list[Transfer]] = {}
         self._under_way: dict[Download, None] = {}
         self._at_rest: dict[Download, None] = {}
         # How often what was delivered, each that was named or "" for all; and what to whom.
-        self._counts = dict.fromkeys(named or [""], 0)
+        self._counts = Counter(dict.fromkeys(named or [""], 0))
         self._delivered: Counter[str] = Counter()
         # Guards all this, and tells when a transfer has ended.
         self._changed = threading.Condition(threading.RLock())
@@ -1034,12 +1046,12 @@ class Downloads:
                 self._changed.wait(TICK / 4)
                 connection.look()
                 self._settle(connection, 0)
-            for other, transfers in [] if transfer.is_everything else self._transfers.items():
-                if any(each.name == transfer.name for each in transfers):
+            if not transfer.is_everything:
+                for other in self._carriers(transfer.name):
                     other.look()
                     self._settle(other, GRACE)
-            # Who hands bytes over to a connection that was reset is being told just now.
-            self._changed.wait_for(self._is_counted, GRACE)
+                # Who hands bytes over to a connection that was reset is being told just now.
+                self._changed.wait_for(lambda: self._is_counted(transfer.name), GRACE)
             download, predecessor = find_download(transfer, self._known(transfer.name))
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
@@ -1048,8 +1060,8 @@ class Downloads:
                     raise Refusal(409, phrase="The file has changed: start over")
             if transfer.length == 0 < transfer.version.size:
                 raise Refusal(416, fields=[("Content-Range", f"bytes */{transfer.version.size}")])
-            is_active = download is not None and download.state is State.UNDER_WAY
-            if self.is_enough() and not is_active:
+            is_active = download in self._under_way
+            if not is_active and self.is_enough():
                 raise Refusal(503, "no more downloads are wanted")
             if not download:
                 download = Download(transfer.receiver, transfer.name, transfer.version)
@@ -1061,13 +1073,12 @@ class Downloads:
             download.receiver, download.version = transfer.receiver, transfer.version
             if predecessor:
                 predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
-                if predecessor in download.broken:
-                    download.broken.remove(predecessor)
-                    download.ended = unite([*download.ended, *predecessor.arrived()])
+                if predecessor.state is State.BROKEN:
+                    download.ended += predecessor.arrived()
             if not is_active:
                 download.rouse(transfer.line, self._clock())
                 self._move(download, State.UNDER_WAY)
-                self.log(transfer.receiver.address, [(transfer.line, f"{transfer.status} -")])
+                self.log(transfer.receiver.address, transfer.line, f"{transfer.status} -")
             download.requests += 1
             download.asked = next(self._requests)
             download.transfers.append(transfer)
@@ -1107,8 +1118,9 @@ class Downloads:
         # Its thread may have set it once more after the last transfer was ended.
         connection.file = None
 
-    def watch(self) -> None:
-        """Settle what time settles, and cut what has not gone forward for too long."""
+    def watch(self, patience: float = 1) -> None:
+        """Settle what time settles, and cut what has not gone forward for too long; *patience*:
+        the part of GRACE and REST that there is time for."""
         with self._changed:
             connections = list(self._transfers.items())
         for connection, transfers in connections:
@@ -1116,7 +1128,7 @@ class Downloads:
                 connection.look()
         with self._changed:
             for connection, transfers in connections:
-                self._settle(connection, GRACE)
+                self._settle(connection, GRACE * patience)
                 if self._clock() - connection.moved > self._timeout:
                     is_handed_over = connection.acknowledged < connection.sent
                     missing = "was acknowledged" if is_handed_over else "came from the disk"
@@ -1124,34 +1136,23 @@ class Downloads:
                         transfer.failure = f"nothing {missing} for {self._timeout:g} s"
                     self._settle(connection, 0)
                     connection.cut()
-            now = self._clock()
+            now, rest = self._clock(), REST * patience
             for download in list(self._under_way):
                 download.see(now)
-                if not download.is_under_way() and now - download.ended_at >= REST:
-                    self._rest(download)
+                if not download.is_under_way() and now - download.ended_at >= rest:
+                    self._conclude(download, State.RESTING)
 
     def stop(self) -> list[str]:
         """End what is acknowledged, let rest what has ended; return the summary, in lines."""
         with self._changed:
-            for connection in list(self._transfers):
-                connection.look()
-                self._settle(connection, 0)
-            for download in list(self._under_way):
-                if not download.is_under_way():
-                    self._rest(download)
+            self.watch(0)
             known = [*self._at_rest, *self._under_way]
-            who = {d: (d.name, d.receiver.address, d.version) for d in known}
-            have = {who[d] for d in known if d.state is State.DELIVERED}
-            lacking = [
-                f"{d.name} to {d.receiver.address} at {d.portion()}"
-                for d in known
-                if who[d] not in have and not d.is_given_up()
-            ]
+            have = {(d.who(), d.version) for d in known if d.state is State.DELIVERED}
+            lacking = [d for d in known if not d.is_given_up() and (d.who(), d.version) not in have]
+            portions = [f"{download.who()} at {download.portion()}" for download in lacking]
             told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
-            lines = [
-                f"stopped. delivered: {some(told)}" if told else "stopped. nothing was delivered"
-            ]
-            return lines + [f"not whole: {some(lacking)}"] * bool(lacking)
+            line = f"delivered: {some(told)}" if told else "nothing was delivered"
+            return [f"stopped. {line}"] + [f"not whole: {some(portions)}"] * bool(portions)
 
     def is_enough(self) -> bool:
         """Tell whether what was wanted is delivered."""
@@ -1167,142 +1168,104 @@ class Downloads:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
         with self._changed:
             shown = [d for d in self._under_way if d.is_under_way() and not d.is_given_up()]
-            now = self._clock()
-            return [download.row(now) for download in shown[:most]], max(0, len(shown) - most)
+            return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
 
-    def _is_counted(self) -> bool:
-        """Tell whether of all connections that were reset is known what had arrived."""
-        return not any(each.is_failing and left for each, left in self._transfers.items())
+    def _carriers(self, name: str) -> list[Connection]:
+        """Return the connections on which something called *name* is under way."""
+        return [c for c, several in self._transfers.items() if any(t.name == name for t in several)]
+
+    def _is_counted(self, name: str) -> bool:
+        """Tell whether of what was reset is known how much had arrived."""
+        return not any(connection.is_failing for connection in self._carriers(name))
 
     def _known(self, name: str) -> list[Download]:
-        return [each for each in chain(self._at_rest, self._under_way) if each.name == name]
+        return [d for d in chain(self._at_rest, self._under_way) if d.name == name]
 
     def _own(self, download: Download) -> list[Download]:
-        """Return the others of the same receiver and name."""
-        known = self._known(download.name)
-        return [d for d in known if d.receiver == download.receiver and d is not download]
+        """Return the other ones of its receiver and name."""
+        known, receiver = self._known(download.name), download.receiver
+        return [d for d in known if d.receiver == receiver and d is not download]
 
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfers of *connection* that are over, as the first table says; *patience*:
         seconds in which a reset could still come, 0 once its receiver goes on."""
-        is_patient = self._clock() - connection.moved < patience
-        for transfer in list(self._transfers.get(connection, ())):
+        now, transfers = self._clock(), self._transfers.get(connection, [])
+        is_patient = now - connection.moved < patience
+        for transfer in list(transfers):
             is_there = connection.acknowledged >= transfer.position + transfer.length
             is_broken = connection.is_reset or transfer.failure is not None
-            if is_broken or (is_there and not is_patient):
-                self._end(transfer)
+            if not is_broken and (is_patient or not is_there):
+                continue
+            if transfer is transfers[-1] and connection.file:
+                # What lay in the queue was the file itself.
+                try:
+                    connection.file.check()
+                except (ContentChanged, OSError) as error:
+                    is_broken, transfer.failure = True, transfer.failure or failure_reason(error)
+                connection.file = None
+            transfer.state = State.BROKEN if is_broken else State.FINISHED
+            transfer.is_reset, download = connection.is_reset, transfer.download
+            download.see(now)
+            transfers.remove(transfer)
+            download.transfers.remove(transfer)
+            connection.moved = download.ended_at = now
+            download.brought += transfer.acknowledged()
+            # Of absurdly many spans the last are forgotten, so that they are never called whole.
+            download.ended = unite([*download.ended, *transfer.arrived()])[:MOST_SPANS]
+            if is_broken and not transfer.gone_on:
+                download.failure = transfer.failure or ""
+                download.broken.append(transfer)
+            if transfer.is_everything and not is_broken and download.is_live():
+                self._deliver(download, [])
+            self._conclude(download, download.state)
+            self._changed.notify_all()
 
-    def _end(self, transfer: Transfer) -> None:
-        """End *transfer*, and see what becomes of its download."""
-        connection, download = transfer.connection, transfer.download
-        if transfer is self._transfers[connection][-1] and connection.file:
-            # What lay in the queue was the file itself.
-            try:
-                connection.file.check()
-            except (ContentChanged, OSError) as error:
-                if transfer.failure is None:
-                    transfer.failure = failure_reason(error)
-            connection.file = None
-        transfer.is_reset = connection.is_reset
-        is_broken = transfer.is_reset or transfer.failure is not None
-        transfer.state = State.BROKEN if is_broken else State.FINISHED
-        if is_broken and not transfer.gone_on:
-            download.failure = transfer.failure or ""
-            download.broken.append(transfer)
-        connection.moved = self._clock()
-        self._transfers[connection].remove(transfer)
-        download.see(self._clock())
-        download.transfers.remove(transfer)
-        download.brought += transfer.acknowledged()
-        download.ended = unite([*download.ended, *transfer.arrived()])
-        download.ended_at = self._clock()
-        if len(download.ended) > MOST_SPANS:
-            # Absurdly many: what has arrived is forgotten, so it is never called whole.
-            download.ended.clear()
-        self._conclude(transfer)
-        self._changed.notify_all()
-
-    def _conclude(self, transfer: Transfer) -> None:
-        """Move the download of *transfer*, which has ended, as the second table says."""
-        download = transfer.download
-        if download.state in (State.DELIVERED, State.FORGOTTEN):
-            return
-        if transfer.state is State.FINISHED and transfer.is_everything:
-            self._deliver([download])
+    def _conclude(self, download: Download, otherwise: State) -> None:
+        """Move *download*, as the second table says: if it is neither whole nor a probe, to the
+        state *otherwise*."""
+        if not download.is_live() or download.is_under_way():
             return
         for lingering in download.transfers:
             lingering.connection.look()
-        if download.is_under_way():
-            return
-        same = [other for other in self._own(download) if other.version == download.version]
-        others = [other for other in same if other.state is not State.DELIVERED]
-        quiet = [other for other in others if not other.is_under_way()]
-        if is_whole([download]):
-            self._deliver([download])
-        elif is_whole([download, *quiet]):
-            self._deliver([download, *quiet])
-        elif self._was_probe(download):
+        others = self._own(download)
+        same = [d for d in others if d.is_live() and d.version == download.version]
+        quiet = [other for other in same if not other.is_under_way()]
+        for joined in ([], quiet):
+            if 0 < download.count_arrived(*joined) == download.version.size:
+                self._deliver(download, joined)
+                return
+        if download.was_probe(others):
             self._move(download, State.FORGOTTEN)
+        elif otherwise is not download.state:
+            self._move(download, otherwise)
+            if not download.is_given_up():
+                self.log(download.receiver.address, download.line, download.event_at_rest(False))
 
-    def _was_probe(self, download: Download) -> bool:
-        """Tell whether *download*, nothing of which is under way, was one request for everything
-        that was soon broken off, by a receiver of which another download has more."""
-        arrived = download.count_arrived()
-        if download.requests > 1 or arrived >= PROBE or not download.broken:
-            return False
-        transfer = download.broken[0]
-        # Of another version only aria2's can be one, which has no Range: axel, which asks for
-        # bytes=0-, may as well begin anew.
-        is_any = transfer.status == 200
-        return transfer.is_everything and any(
-            other.count_arrived() > arrived
-            for other in self._own(download)
-            if other.version == download.version or (is_any and other.state is not State.DELIVERED)
-        )
-
-    def _deliver(self, downloads: Sequence[Download]) -> None:
-        """Let *downloads*, which are one receiver's and whole together, be delivered once."""
-        download = downloads[0]
-        requests = plural(sum(each.requests for each in downloads), "request")
-        told = f"delivered. {format_size(download.version.size)} in {requests}"
-        events = [(f"/{download.name}", told)]
+    def _deliver(self, download: Download, joined: Sequence[Download]) -> None:
+        """Let *download*, whole together with *joined* of the same receiver, be delivered once."""
+        address, size = download.receiver.address, download.version.size
         if download.state is State.UNDER_WAY:
-            events.insert(0, (download.line, download.event_at_rest(True)))
+            self.log(address, download.line, download.event_at_rest(True))
+        requests = plural(sum(each.requests for each in (download, *joined)), "request")
+        self.log(address, f"/{download.name}", f"delivered. {format_size(size)} in {requests}")
         for other in self._own(download):
-            if other in downloads or other.state is State.DELIVERED:
+            if other in joined or other.state is State.DELIVERED:
                 self._move(other, State.FORGOTTEN)
-        download.ended = [(0, download.version.size)]
+        download.ended = [(0, size)]
         download.broken.clear()
         self._move(download, State.DELIVERED)
-        self._delivered[f"{download.name} to {download.receiver.address}"] += 1
-        for name in {"", download.name} & self._counts.keys():
-            self._counts[name] += 1
-        self.log(download.receiver.address, events)
-
-    def _rest(self, download: Download) -> None:
-        # Its pieces may have come only after the probe had ended.
-        was_probe = self._was_probe(download)
-        self._move(download, State.FORGOTTEN if was_probe else State.RESTING)
-        if not was_probe and not download.is_given_up():
-            self.log(download.receiver.address, [(download.line, download.event_at_rest(False))])
+        self._delivered[download.who()] += 1
+        self._counts.update({"", download.name} & self._counts.keys())
 
     def _move(self, download: Download, state: State) -> None:
         """Let *download* be in *state*, as the one that changed last; forget what rests longest."""
         download.state = state
         self._under_way.pop(download, None)
         self._at_rest.pop(download, None)
-        if state is State.UNDER_WAY:
-            self._under_way[download] = None
-        elif state is not State.FORGOTTEN:
-            self._at_rest[download] = None
+        if state is not State.FORGOTTEN:
+            (self._under_way if state is State.UNDER_WAY else self._at_rest)[download] = None
         if len(self._at_rest) > MOST_RESTING:
             self._move(next(iter(self._at_rest)), State.FORGOTTEN)
-
-
-def is_whole(downloads: Sequence[Download]) -> bool:
-    """Tell whether all bytes of a version, which *downloads* are of, have arrived by them."""
-    arrived = unite(chain(*(download.arrived() for download in downloads)))
-    return 0 < count_bytes(arrived) == downloads[0].version.size
 
 
 def format_size(count: float) -> str:
@@ -1372,7 +1335,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             getattr(self.connection, "do_handshake", int)()
         except OSError as error:
             told = f"TLS handshake failed. {tls_reason(error)}"
-            self.server.downloads.log(self.client_address[0], [("-", told)])
+            self.server.downloads.log(self.client_address[0], "-", told)
             return
         self.close_connection = False
         while not self.close_connection:
@@ -1465,11 +1428,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             parts = multipart(spans, version.size, fields["Content-Type"], boundary)
             fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
-        transfer = Transfer(receiver, self.requestline, name, version, parts)
-        transfer.is_conditional = "if-range" in self.headers
-        transfer.status = 206 if spans else 200
+        has_if_range, status = "if-range" in self.headers, 206 if spans else 200
+        transfer = Transfer(receiver, self.requestline, name, version, parts, status, has_if_range)
         self.server.downloads.begin(self.stream, transfer)
-        head = self.head(transfer.status, fields, transfer.length)
+        head = self.head(status, fields, transfer.length)
         transfer.position = self.stream.sent + len(head)
         self.send([head, *parts], representation)
 
@@ -1522,7 +1484,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         raise Refusal(code)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.server.downloads.log(self.client_address[0], [(self.requestline, f"{code} {size}")])
+        self.server.downloads.log(self.client_address[0], self.requestline, f"{code} {size}")
 
     def log_error(self, format: str, *args: Any) -> None:
         """Say nothing: a refused request has its line, and http.server adds only time-outs."""
@@ -1607,7 +1569,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
         with contextlib.suppress(MemoryError):
             if error and failure_reason(error):
                 told = f"internal error. {type(error).__name__}: {error}"
-                self.downloads.log(client_address[0], [("-", told)])
+                self.downloads.log(client_address[0], "-", told)
 
 
 def tls_reason(error: OSError) -> str:
@@ -1809,20 +1771,19 @@ class Terminal:
         self._waiting.append((self._out, f"{line}\n"))
         self._wake.set()
 
-    def log(self, address: str, events: Sequence[tuple[str, str]]) -> None:
-        """Print *events* of *address*, a line each, in the format of http.server's log."""
+    def log(self, address: str, subject: str, event: str) -> None:
+        """Print what became of *subject*, of *address*, in the format of http.server's log."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += 1
+            return
+        cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
+        told, quoted = escape(event), escape(cut).replace('"', '\\"')
+        for start, colour in self._colours.items():
+            told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
+        bell = "\a" if self._is_live and event.startswith("delivered.") else ""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        for subject, event in events:
-            if len(self._waiting) >= MOST_WAITING:
-                self._lost += 1
-                continue
-            cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
-            told, quoted = escape(event), escape(cut).replace('"', '\\"')
-            for start, colour in self._colours.items():
-                told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
-            bell = "\a" if self._is_live and event.startswith("delivered.") else ""
-            line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
-            self._waiting.append((self._err, line))
+        line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
+        self._waiting.append((self._err, line))
         self._wake.set()
 
     def note_progress(self, folder: str, entries: int) -> None:

@@ -38,10 +38,9 @@ class Lines:
             self._lines.append(line)
             self._added.notify_all()
 
-    def log(self, peer: str, events: Sequence[tuple[str, str]]) -> None:
+    def log(self, peer: str, subject: str, event: str) -> None:
         """Serve as the log of a server; dates are left out."""
-        for subject, event in events:
-            self.add(f'{peer} "{subject}" {event}')
+        self.add(f'{peer} "{subject}" {event}')
 
     def all(self) -> list[str]:
         with self._added:

@@ -465,7 +465,7 @@ class ErrorTest(Case):
     def test_a_thread_dies(self) -> None:
         """One line that says why, and status 1."""
         self.write("f")
-        for method in ("QuietServer.serve_forever", "Downloads.watch"):
+        for method in ("QuietServer.serve_forever", "Downloads.rows"):
             code = (
                 "import httpd_download, sys\n"
                 "def die(*_): raise OSError(5, 'no more')\n"

@@ -26,8 +26,8 @@ class World:
         self.source = Source(Version('"v"', self.random.randrange(20, 400) * MIB + 7, (1, 1)))
         self.size = self.source.version.size
 
-    def log(self, address: str, events: Sequence[tuple[str, str]]) -> None:
-        self.lines += [f"{address} {event}" for _, event in events]
+    def log(self, address: str, subject: str, event: str) -> None:
+        self.lines.append(f"{address} {event}")
         # At no time does it say more than is true.
         for address, count in self.delivered().items():
             whole = [client for client in self.receivers if client.is_whole(address)]

@@ -219,10 +219,10 @@ class TtyTest(TtyCase):
     def test_rows_are_below_the_log_and_go_without_trace(self) -> None:
         tty = Tty()
         terminal = self.terminal(tty)
-        terminal.log("10.0.0.5", [("GET /f HTTP/1.1", "200 -")])
+        terminal.log("10.0.0.5", "GET /f HTTP/1.1", "200 -")
         terminal.show([row("f", 0.44)], 0)
         self.shows(tty, "f 10.0.0.5  ███████████               44%  0 B/s")
-        terminal.log("10.0.0.5", [("GET /g HTTP/1.1", "404 -")])
+        terminal.log("10.0.0.5", "GET /g HTTP/1.1", "404 -")
         terminal.show([row("f", 0.5), row("中文", 0.0)], 3)
         self.shows(
             tty,
@@ -241,19 +241,19 @@ class TtyTest(TtyCase):
         terminal.show([row("f", 0.991)], 0)
         terminal.close(["stopped.", "not whole: f"])
         terminal.show([row("f", 0.992)], 0)
-        terminal.log("10.0.0.5", [("-", "too late")])
+        terminal.log("10.0.0.5", "-", "too late")
         self.assertEqual(tty.screen.rows(), [first, second, "stopped.", "not whole: f"])
 
     def test_the_last_lines_are_the_last(self) -> None:
         tty = Tty()
         with mock.patch("httpd_download.PAUSE", 0.1):
             terminal = self.terminal(tty)
-            terminal.log("10.0.0.5", [("-", "x")])
+            terminal.log("10.0.0.5", "-", "x")
             self.shows(tty, mock.ANY)
             closing = threading.Thread(target=terminal.close, args=(["end"],))
             closing.start()
             until(lambda: terminal._last is not None, "it is being closed")
-            terminal.log("10.0.0.5", [("-", "meanwhile")])
+            terminal.log("10.0.0.5", "-", "meanwhile")
             terminal.show([row("f")], 0)
             closing.join()
         self.assertEqual(tty.screen.rows()[-1], "end")
@@ -285,7 +285,7 @@ class TtyTest(TtyCase):
         tty = Tty(before)
         with mock.patch("httpd_download.PAUSE", 0):
             terminal = self.terminal(tty)
-            terminal.log("10.0.0.5", [("-", "x")])
+            terminal.log("10.0.0.5", "-", "x")
             terminal.show([row(name), row(name)], 0)
             until(lambda: len(tty.screen.lines()) == 3, "two rows")
             log = tty.screen.lines()[0]
@@ -299,7 +299,7 @@ class TtyTest(TtyCase):
         tty = Tty(200)
         terminal = self.terminal(tty)
         request = 'GET /\x1b[2J" 200 -\n10.0.0.6 "\u202e HTTP/1.1'
-        terminal.log("10.0.0.5", [(request, "200 -\r")])
+        terminal.log("10.0.0.5", request, "200 -\r")
         terminal.show([row("a\n\x1b[2J\u202eb")], 0)
         until(lambda: len(tty.screen.rows()) == 2, "two lines")
         log, status = tty.screen.rows()
@@ -314,7 +314,7 @@ class TtyTest(TtyCase):
 
         def work(number: int) -> None:
             for _ in range(50):
-                terminal.log("10.0.0.5", [(f"GET /{number}", "200 -")])
+                terminal.log("10.0.0.5", f"GET /{number}", "200 -")
                 terminal.show([row("f")], 0)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -348,7 +348,8 @@ class EmphasisTest(TtyCase):
 
     def told(self, stream: Any, **variables: str) -> list[str]:
         terminal = self.terminal(stream, **variables)
-        terminal.log("10.0.0.5", self.EVENTS)
+        for subject, event in self.EVENTS:
+            terminal.log("10.0.0.5", subject, event)
         terminal.close([])
         text = stream.getvalue().replace("\r\x1b[J", "")
         return [line.partition("] ")[2] for line in text.splitlines()]
@@ -398,7 +399,7 @@ class StuckTest(unittest.TestCase):
 
     def test_nobody_waits_and_nothing_is_lost(self) -> None:
         for number in range(1000):
-            self.terminal.log("10.0.0.5", [(f"GET /{number}", "200 -")])
+            self.terminal.log("10.0.0.5", f"GET /{number}", "200 -")
         self.assertTrue(self.is_stuck.wait(PATIENCE))
         self.goes_on.set()
         self.terminal.close(["end"])
@@ -408,13 +409,13 @@ class StuckTest(unittest.TestCase):
         self.assertEqual(lines[-1], "end")
 
     def test_what_is_too_much_is_counted(self) -> None:
-        self.terminal.log("10.0.0.5", [("GET /first", "200 -")])
+        self.terminal.log("10.0.0.5", "GET /first", "200 -")
         self.assertTrue(self.is_stuck.wait(PATIENCE))
         for number in range(MOST_WAITING + 1234):
-            self.terminal.log("10.0.0.5", [(f"GET /{number}", "200 -")])
+            self.terminal.log("10.0.0.5", f"GET /{number}", "200 -")
         self.goes_on.set()
         until(lambda: "missing" in "".join(self.texts), "it is said")
-        self.terminal.log("10.0.0.5", [("GET /later", "200 -")])
+        self.terminal.log("10.0.0.5", "GET /later", "200 -")
         self.terminal.close([])
         lines = "".join(self.texts).splitlines()
         self.assertEqual(len(lines), 1 + MOST_WAITING + 1 + 1)
@@ -429,9 +430,9 @@ class StreamTest(unittest.TestCase):
             terminal = Terminal(out, err)
         terminal.say("link: http://h/%E4%B8%AD  (中\udcff)")
         terminal.show([row("中文")], 0)
-        terminal.log("10.0.0.5", [("GET /中 HTTP/1.1", "200 -")])
+        terminal.log("10.0.0.5", "GET /中 HTTP/1.1", "200 -")
         terminal.close(["stopped. 中"])
-        terminal.log("10.0.0.5", [("-", "too late")])
+        terminal.log("10.0.0.5", "-", "too late")
 
     def test_neither_rows_nor_codes_where_there_is_no_terminal(self) -> None:
         for encoding, out, log, last in [
@@ -472,7 +473,7 @@ class StreamTest(unittest.TestCase):
         for stream in streams:
             stream.close()
         terminal.say("x")
-        terminal.log("10.0.0.5", [("-", "x")])
+        terminal.log("10.0.0.5", "-", "x")
         terminal.close(["x"])
 
     def test_broken_pipe(self) -> None:
