@@ -44,7 +44,8 @@ WHOLE = {
 RESUME = {
     "curl": ["curl", *CURL, "-C", "-", "-o", "got"],
     "wget": ["wget", *WGET, "-c", "-O", "got"],
-    "aria2c": ["aria2c", *ARIA, "--continue=true"],
+    # Its system takes less than a MiB of a probe before it is reset.
+    "aria2c": ["aria2c", *ARIA, "--continue=true", "--socket-recv-buffer-size=65536"],
 }
 
 
