@@ -123,7 +123,7 @@ class File:
         self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
     ) -> None:
         """Take *descriptor* over, of a file that the log calls *label*.  *size*, in bytes, and
-        *mtime_ns*, its time of change, are what it is to have, unless it *may_grow*."""
+        *mtime_ns*, its time of change, are what it is to keep; if it *may_grow*, or to exceed."""
         self.descriptor, self._label, self._may_grow = descriptor, label, may_grow
         self._size, self._mtime_ns = size, mtime_ns
 
@@ -307,25 +307,33 @@ class Archive:
         for index in range(bisect_right(self._offsets, start) - 1, end):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
             head = padding + self._header(entry)
-            yield head[max(start - offset, 0) : stop - offset]
             content = offset + len(head)
             first, last = max(start - content, 0), min(stop - content, entry.size)
-            if first < last:
+            if entry.size:
+                yield head[max(start - offset, 0) : stop - offset]
+            if first < last or (entry.kind == "file" and not entry.size):
                 parent, _, name = entry.path.rpartition("/")
                 label = f"{self.folder}/{entry.path}"
                 try:
                     if folder is None or folder.path != parent:
                         folder = Folder(self._path, parent)
-                    descriptor = folder.open(name)
+                    file = File(folder.open(name), label, entry.size, entry.mtime_ns)
                 except OSError as error:
                     raise ContentChanged(f"{label}: {error.strerror}") from None
-                yield File(descriptor, label, entry.size, entry.mtime_ns), first, last
+                if entry.size:
+                    yield file, first, last
+                else:
+                    file.check()
+                del file
+            if not entry.size:
+                # One that has no bytes is told of only if it is still empty.
+                yield head[max(start - offset, 0) : stop - offset]
             padding = bytes(-entry.size % BLOCK)
         offset = self._offsets[end] - len(padding)
         yield (padding + bytes(2 * BLOCK))[max(start - offset, 0) : max(stop - offset, 0)]
 
     def _header(self, entry: Entry) -> bytes:
-        """Return the blocks before the content of *entry*: what tobuf makes, only sooner."""
+        """Return the blocks before the content of *entry*: what tobuf makes, only faster."""
         name, kind = f"{self.folder}/{entry.path}", TAR_TYPES[entry.kind]
         if entry.kind == "folder" and entry.path:
             name += "/"
@@ -423,8 +431,9 @@ def may_be_offered(component: str) -> bool:
 
 
 def link_names(paths: Iterable[str], logs: Logs, progress: Progress) -> dict[str, str | Archive]:
-    """Return *paths* of files, but not *logs*, and of folders by the names of their links.  Raise
-    OSError, which tells all that cannot be had, and ValueError for two of one name, or none."""
+    """Return, by the names that their links get, the files of *paths*, without *logs*, and archives
+    of the folders.  Raise OSError, which tells all that cannot be had, and ValueError for two of
+    one name, or none."""
     found: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
     for path in paths:
@@ -470,7 +479,7 @@ FIELD_LINE = re.compile(TOKEN + r":([\t -~\x80-\xff]*)\r?")
 # RFC 9110, section 7.2: Host = uri-host [ ":" port ]
 HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
 # RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
-TARGET = re.compile("(?:https?://[^/?#]+)?(/[^?#]*|(?=[?#]|$))", re.IGNORECASE)
+TARGET = re.compile("(?:https?://[^/?#]+|(?=/))([^?#]*)", re.IGNORECASE)
 DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
@@ -537,7 +546,7 @@ def parse_range(value: str, size: int) -> list[Span]:
         match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
         if not match or spec == "-":
             raise Refusal(400, "malformed byte range")
-        # In linear time: past 20 digits any number is past the end of any file.
+        # In linear time: from 20 digits on any number is past the end of any file.
         digits = [number.lstrip("0") for number in match.groups()]
         first, last = (int(number or "0") if len(number) < 20 else 10**20 for number in digits)
         if match[1] and match[2] and last < first:
@@ -634,7 +643,7 @@ def failure_reason(error: BaseException) -> str:
 
 def send_queue(connected: socket.socket) -> tuple[int, int]:
     """Return how many bytes are not acknowledged, and how many of these have not even left the
-    machine: where nobody can tell, none, and all.  Raise ValueError for a closed socket."""
+    machine; where the system does not tell, 0, and all.  Raise ValueError for a closed socket."""
 
     def ask(request: int) -> int:
         return int.from_bytes(fcntl.ioctl(connected, request, bytes(4)), sys.byteorder)
@@ -660,8 +669,8 @@ class Connection:
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
         # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
         connected.settimeout(86400)
-        # Held while bytes are handed over.
-        self._sending = threading.Lock()
+        # Held while bytes are handed over, and while they are counted.
+        self._sending, self._looking = threading.Lock(), threading.Lock()
         self._is_shut = False
         # Whether there was a reset, and whether also all has been counted that arrived before it.
         self.is_failing = self.is_reset = False
@@ -683,25 +692,28 @@ class Connection:
                     else:
                         self._send_span(*part, waiting)
                     self._flush(waiting, CHUNK)
-            finally:
-                # Also what comes before a file that has changed.
+            except ContentChanged:
+                # What comes before is as good as ever.
                 self._flush(waiting)
+                raise
+            self._flush(waiting)
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
-        # Read before the queue: what is handed over in between must not count.
-        sent = self.sent
         # ValueError: its own thread has just closed it.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
+        with self._looking, contextlib.suppress(AttributeError, OSError, ValueError):
+            # Read before the queue: what is handed over in between must not count.
+            sent = self.sent
             waiting, unsent = send_queue(self._socket)
             if sent - waiting > self.acknowledged:
                 self.acknowledged, self.moved = sent - waiting, self._clock()
             self.departed = sent - unsent
-            error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            # Its own thread may just have been told, which clears the error.
-            state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-            if error or (state == TCP_CLOSE and not self._is_shut):
+            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self.is_failing = True
+            elif hasattr(socket, "TCP_INFO") and not self._is_shut:
+                # Its own thread may just have been told, which clears the error.
+                state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+                self.is_failing |= state == TCP_CLOSE
             # While bytes are handed over, not all that arrived has been counted.
             if self.is_failing and not self._sending.locked() and sent == self.sent:
                 self.is_reset = True
@@ -761,7 +773,7 @@ class Connection:
 # --- Downloads: who has which file by now -------------------------------------------------
 #
 # A download is one receiver and one version of a representation, from its first byte to its last; a
-# transfer is one body on its way on one connection.  ``begin`` puts a transfer to its download, as
+# transfer is one body on its way on one connection.  ``begin`` gives a transfer to its download, as
 # find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
 # time passes (``watch``): each notes facts and calls _settle, where transfers end, which calls
 # _conclude, where downloads do.  What a later transfer has gone on from is not under way: the
@@ -773,7 +785,8 @@ class Connection:
 #                   it is reset, cut, or fails, or its file changed  BROKEN
 #
 #   a download is   when                                             it becomes
-#   UNDER_WAY       all has arrived, and nothing is under way        DELIVERED, in two lines
+#   UNDER_WAY       all has arrived, and nothing is under way, or
+#                   a transfer of everything has FINISHED            DELIVERED, in two lines
 #                   nothing is under way, and it was a probe         FORGOTTEN
 #                   nothing has been under way for half a second     RESTING, in a line
 #   RESTING         a request belongs to it                          UNDER_WAY, in a line
@@ -992,13 +1005,12 @@ def find_download(
         # It begins at the end of what its receiver was delivered: to get what was appended.
         if download.state is State.DELIVERED and download.version.size == transfer.first:
             return download, None
-    own, live = [d for d in own if d.is_live()], [d for d in known if d.is_live()]
+    live, own = [d for d in known if d.is_live()], [d for d in own if d.is_live()]
     left = [old for d in live for old in (*d.transfers, *d.broken) if transfer.goes_on_from(old)]
-    # The nearest first, and before them those of the same receiver.
-    left.sort(key=lambda old: abs(old.left_off() - transfer.first))
-    left.sort(key=lambda old: old.download.receiver != transfer.receiver)
+    # The nearest, and one of the same receiver before others.
+    left.sort(key=lambda old: (old.download not in own, abs(old.left_off() - transfer.first)))
     # 2. It goes on from what the same receiver left off.
-    if left and left[0].download.receiver == transfer.receiver:
+    if left and left[0].download in own:
         return left[0].download, left[0]
     # 3. It is a further segment, or a piece whose beginning nobody knows.
     under_way = [download for download in own if download.is_under_way()]
@@ -1041,8 +1053,8 @@ class Downloads:
         Raise Refusal where another answer is due."""
         with self._changed:
             # A connection has one file open at a time: how many there may be counts on that.
-            under_way = self._transfers[connection]
-            while len(under_way) >= MOST_PIPELINED or (under_way and connection.file):
+            earlier = self._transfers[connection]
+            while len(earlier) >= MOST_PIPELINED or (earlier and connection.file):
                 self._changed.wait(TICK / 4)
                 connection.look()
                 self._settle(connection, 0)
@@ -1082,12 +1094,12 @@ class Downloads:
             download.requests += 1
             download.asked = next(self._requests)
             download.transfers.append(transfer)
-            under_way.append(transfer)
+            earlier.append(transfer)
             transfer.connection, transfer.download = connection, download
 
     def went_on(self, connection: Connection) -> None:
         """Note that *connection* is new, or that its receiver goes on: with a request, or a FIN."""
-        # Not under the lock: who asks the system lets others go before.
+        # Not under the lock, since this is called for every request.
         connection.look()
         with self._changed:
             self._transfers.setdefault(connection, [])
@@ -1099,8 +1111,7 @@ class Downloads:
         connection.look()
         with self._changed:
             # ENOTCONN is what Linux says of a connection after its reset.
-            is_reset = getattr(error, "errno", None) == errno.ENOTCONN
-            if is_reset or isinstance(error, ConnectionError):
+            if isinstance(error, ConnectionError) or getattr(error, "errno", 0) == errno.ENOTCONN:
                 connection.is_reset = True
             # What has arrived has arrived, unless it was a reset.
             self._settle(connection, 0)
@@ -1148,7 +1159,13 @@ class Downloads:
             self.watch(0)
             known = [*self._at_rest, *self._under_way]
             have = {(d.who(), d.version) for d in known if d.state is State.DELIVERED}
-            lacking = [d for d in known if not d.is_given_up() and (d.who(), d.version) not in have]
+            # Whoever was delivered it does not lack it, unless one of that address is at it again.
+            lacking = [
+                d
+                for d in known
+                if not d.is_given_up()
+                and (d.state is State.UNDER_WAY or (d.who(), d.version) not in have)
+            ]
             portions = [f"{download.who()} at {download.portion()}" for download in lacking]
             told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
             line = f"delivered: {some(told)}" if told else "nothing was delivered"
@@ -1197,12 +1214,13 @@ class Downloads:
             if not is_broken and (is_patient or not is_there):
                 continue
             if transfer is transfers[-1] and connection.file:
-                # What lay in the queue was the file itself.
+                file, connection.file = connection.file, None
                 try:
-                    connection.file.check()
+                    # What lay in the queue was the file itself.
+                    if not is_broken:
+                        file.check()
                 except (ContentChanged, OSError) as error:
-                    is_broken, transfer.failure = True, transfer.failure or failure_reason(error)
-                connection.file = None
+                    is_broken, transfer.failure = True, failure_reason(error)
             transfer.state = State.BROKEN if is_broken else State.FINISHED
             transfer.is_reset, download = connection.is_reset, transfer.download
             download.see(now)
@@ -1215,7 +1233,8 @@ class Downloads:
             if is_broken and not transfer.gone_on:
                 download.failure = transfer.failure or ""
                 download.broken.append(transfer)
-            if transfer.is_everything and not is_broken and download.is_live():
+            is_whole = transfer.is_everything and transfer.version == download.version
+            if is_whole and not is_broken and download.is_live():
                 self._deliver(download, [])
             self._conclude(download, download.state)
             self._changed.notify_all()
@@ -1334,12 +1353,14 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         try:
             getattr(self.connection, "do_handshake", int)()
         except OSError as error:
-            told = f"TLS handshake failed. {tls_reason(error)}"
-            self.server.downloads.log(self.client_address[0], "-", told)
+            reason = tls_reason(error)
+            if reason:
+                told = f"TLS handshake failed. {reason}"
+                self.server.downloads.log(self.client_address[0], "-", told)
             return
         self.close_connection = False
         while not self.close_connection:
-            # Whatever comes next, be it the end, tells that the last answer is there.
+            # Whatever comes next, be it the end, tells that what is acknowledged has been read.
             self.rfile.peek(1)  # type: ignore[attr-defined]
             self.server.downloads.went_on(self.stream)
             self.close_connection = True
@@ -1387,7 +1408,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match = TARGET.match(self.path)
-        if not match or self.path[0] in "?#":
+        if not match:
             raise Refusal(400, "malformed request target")
         try:
             representation = self.server.share.open(match[1] or "/")
@@ -1558,7 +1579,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
                 self.process_request_thread(*inbox.get())
 
     def shutdown_request(self, request: Any) -> None:
-        """Close the connection; PartialContentHandler.finish has shut it down."""
+        """Close the connection, which PartialContentHandler.finish has shut down, if it began."""
         self.close_request(request)
         self._free.release()
 
@@ -1573,9 +1594,11 @@ class QuietServer(http.server.ThreadingHTTPServer):
 
 
 def tls_reason(error: OSError) -> str:
-    """Say what OpenSSL found wrong, without its place in _ssl.c."""
-    told = re.sub(r"\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
-    return "the client spoke plain http" if "HTTP_REQUEST" in told else told
+    """Say what OpenSSL found wrong, without its place in _ssl.c; "" where the client just went."""
+    told = re.sub(r"^\[SSL.*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    if isinstance(error, ConnectionError) or "EOF occurred" in told:
+        return ""
+    return "the client spoke plain http" if "http request" in told.lower() else told
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -1621,7 +1644,7 @@ def local_addresses(ipv6: bool = True) -> list[str]:
     found = [*map(_source_address, targets), *_interface_addresses()]
     if ipv6:
         found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
-    # Nobody else gets to loopback's, or to one that is good on a single link.
+    # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
     told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
     return [*dict.fromkeys(told)] or ["127.0.0.1"]
 
@@ -1637,7 +1660,7 @@ def _source_address(target: str) -> str:
 
 def _interface_addresses() -> Iterator[str]:
     """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in getattr(socket, "if_nameindex", list)():
             request = struct.pack("40s", os.fsencode(name))
             # Elsewhere there is no ioctl, or no such request.
@@ -1661,7 +1684,7 @@ def base_url(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL of *host*, a name or an address, without a slash at its end."""
     if ":" in host:
         # RFC 3986, and RFC 6874 for the zone of a link-local address.
-        host = f"[{host.replace('%', '%25')}]"
+        host = f"[{host.strip('[]').replace('%', '%25')}]"
     return f"{scheme}://{host}:{port}"
 
 
@@ -1728,7 +1751,7 @@ def format_rows(rows: Sequence[Row], more: int, columns: int, block: str) -> lis
         figures.append(f"{percentage(row.arrived, row.size):>4}  {figure}")
     names = max((sum(widths(row.name)) for row in rows), default=0)
     addresses = max((len(row.address) + 2 for row in rows), default=0)
-    room = columns - len(" ") - addresses - max(map(len, figures), default=0)
+    room = columns - 1 - addresses - max(map(len, figures), default=0)
     bar = BAR if names + BAR <= room else 0
     if room < min(names, SHORT_NAME):
         room, addresses = room + addresses, 0
@@ -1901,7 +1924,7 @@ VALUES = {
     "port": (r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port"),
     "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
     "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
-    "host": (r"\[?[0-9A-Fa-f:.]+(%\w+)?\]?|[^\s\x00-\x20/:?#@\\\[\]]+", "a host without a port"),
+    "host": (r"\[?\w*:[\w:.]*:[\w:.%]*\]?|[^\s\x00-\x20/:?#@\\\[\]]+", "a host without a port"),
 }
 
 
@@ -1994,7 +2017,7 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
         errno.EADDRNOTAVAIL: "not an address of this machine",
         errno.EACCES: "the port needs more rights: name one from 1024 up",
     }.get(error.errno or 0, error.strerror)
-    raise OSError(error.errno, advice, f"{address[0]} port {port}")
+    raise OSError(error.errno, advice, address[0] + f" port {port}" * (options.port != "0"))
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
@@ -2085,7 +2108,7 @@ def interrupt(*_: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     options = parse_arguments(arguments)
-    # For each thread, which ever touches 12 KiB of it.
+    # For each thread, which never touches more than 12 KiB of it.
     threading.stack_size(1 << 18)
     status, lines, server, terminal = 0, [], None, None
     with contextlib.suppress(KeyboardInterrupt):

@@ -474,6 +474,14 @@ class TransferTest(Case):
         self.finish(whole)
         self.assertIs(whole.state, State.FINISHED)
 
+    def test_what_is_broken_is_not_looked_at_once_more(self) -> None:
+        # Where a file has changed that takes a while, in which nobody else is served.
+        source = Source()
+        transfer = self.ask(source=source)
+        with mock.patch.object(source, "check") as check:
+            self.downloads.broken(transfer.connection, ContentChanged("the file was changed"))
+        check.assert_not_called()
+
     def test_a_probe_that_ends_after_its_receiver_has_all(self) -> None:
         # aria2 on a fast network: its pieces are there before the probe's reset is.
         self.reset(self.ask(), 2)
@@ -928,6 +936,14 @@ class VersionTest(Case):
         self.assertIn('"/f" delivered. 105.0 MiB in 2 requests', self.log.all()[-1])
         self.assertEqual(self.summary(), ["stopped. delivered: f to 10.0.0.5 (2 times)"])
 
+    def test_one_that_grows_is_not_delivered_by_what_it_was(self) -> None:
+        whole = self.ask()
+        piece = self.ask(1, 2, source=Source(GROWN))
+        self.finish(whole)
+        self.finish(piece)
+        self.wait(REST)
+        self.check("200 -", "req finished. 101.0 MiB of 105.0 MiB, 0.0 s, 98.6 GiB/s")
+
     def test_one_that_shrank_is_another(self) -> None:
         self.reset(self.ask(), 30)
         self.assert_refused(30, source=Source(Version('"less"', 60 * MIB, (1, 1))))
@@ -1051,6 +1067,13 @@ class ViewTest(Case):
         found = self.summary()
         self.assertEqual(found[0], lines[0])
         self.assertEqual(sorted(found[1][11:].split(", ")), sorted(lines[1][11:].split(", ")))
+
+    def test_summary_of_one_who_fetches_again(self) -> None:
+        # Or of another one behind the same address.
+        self.finish(self.ask())
+        self.acknowledge(self.ask(0, 100, WGET), 33)
+        lacking = "not whole: f to 10.0.0.5 at 33% (33.0 MiB of 100.0 MiB)"
+        self.assertEqual(self.summary(), ["stopped. delivered: f to 10.0.0.5", lacking])
 
     def test_only_eight_of_a_kind(self) -> None:
         for index in range(12):

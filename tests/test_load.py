@@ -984,6 +984,12 @@ class Tls(LoadCase):
             read_all(client)
         self.assert_no_fault(served.log.all())
 
+    def test_who_only_looks_whether_the_port_is_open(self) -> None:
+        served = self.serve_tls()
+        self.client(served.address).close()
+        self.wait_until_gone()
+        self.assertEqual([], served.log.all())
+
     def test_what_is_not_tls(self) -> None:
         served = self.serve_tls()
         seeded = random.Random(4)

@@ -417,6 +417,7 @@ class ErrorTest(Case):
             ("--timeout nan: a number of seconds above 0 was expected", "--timeout", "nan"),
             ("--host http://a/: a host without a port was expected", "--host", "http://a/"),
             ("--host h.example:80: a host without a port was expected", "--host", "h.example:80"),
+            ("--host dead:80: a host without a port was expected", "--host", "dead:80"),
             ("unrecognized arguments: --vers", "--vers"),
             ("what is named is offered alone", "-d", ".", "f"),
             ("what is named is offered alone", "-r", "f"),
@@ -452,7 +453,7 @@ class ErrorTest(Case):
             (1, told, named),
             (1, f"{above}nothing: {missing}", ["-d", "nothing"]),
             (1, f"127.0.0.1 port {port}: the port is taken: .*", ["-p", str(port)]),
-            (1, r"192.0.2.77 port \d+: not an address of this machine", ["-b", "192.0.2.77"]),
+            (1, r"192.0.2.77: not an address of this machine", ["-b", "192.0.2.77"]),
         ]
         started = [(*row, self.start(*row[2])) for row in rows]
         for status, complaint, arguments, program in started:

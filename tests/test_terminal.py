@@ -526,6 +526,7 @@ class AddressTest(unittest.TestCase):
             (("10.0.0.5", 34451), "http://10.0.0.5:34451"),
             (("files.example", 80), "http://files.example:80"),
             (("::1", 34451), "http://[::1]:34451"),
+            (("[::1]", 34451), "http://[::1]:34451"),
             (("fe80::1%eth0", 34451), "http://[fe80::1%25eth0]:34451"),
         ]:
             self.assertEqual(base_url(*arguments), url)
