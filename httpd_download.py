@@ -129,7 +129,9 @@ class File:
 
     def __del__(self) -> None:
         # By whoever forgets it last: the thread that sends it, or what watches over the transfer.
-        os.close(self.descriptor)
+        # A signal may have come before it was made.
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
@@ -160,6 +162,7 @@ class OfferedFile(File):
 
     def __init__(self, descriptor: int, name: str) -> None:
         """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
+        self.descriptor = descriptor
         status = os.fstat(descriptor)
         super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True)
         if not stat.S_ISREG(status.st_mode):
@@ -204,8 +207,8 @@ class Folder:
 
     def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
-        self.path, self._prefix = path, ""
         self._descriptor: int | None = None
+        self.path, self._prefix = path, ""
         if os.open in os.supports_dir_fd:
             self._descriptor = os.open(root, flags)
             for component in filter(None, path.split("/")):
@@ -219,8 +222,9 @@ class Folder:
             self._prefix = os.path.join(place, "")
 
     def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        descriptor = getattr(self, "_descriptor", None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def open(self, name: str) -> int:
         """Return a descriptor of the regular file *name*.  Raise OSError."""
@@ -802,6 +806,8 @@ TICK, GRACE, REST = 0.2, 0.5, 0.5
 MOST_UNREAD, PROBE = 8 << 20, 1 << 20
 # Downloads at rest, spans of one, transfers of it that broke, and such that wait on a connection.
 MOST_RESTING, MOST_SPANS, MOST_BROKEN, MOST_PIPELINED = 1000, 1000, 32, 256
+# Connections, and other downloads of a receiver, that are looked at for one request: the latest.
+MOST_LOOKED_AT = 64
 
 
 class State(enum.Enum):
@@ -918,7 +924,7 @@ class Download:
         self.ended: list[Span] = []
         # How many requests there were, and the number of the last one among all.
         self.requests = self.asked = 0
-        # One of another version that its receiver has begun since.
+        # One of another version that its receiver has begun since, and not as a mere probe.
         self.given_up_for: Download | None = None
 
     def rouse(self, line: str, now: float) -> None:
@@ -932,10 +938,6 @@ class Download:
 
     def is_live(self) -> bool:
         return self.state in (State.UNDER_WAY, State.RESTING)
-
-    def is_given_up(self) -> bool:
-        """Tell whether its receiver has begun another version, and not as a mere probe."""
-        return self.given_up_for is not None and self.given_up_for.state is not State.FORGOTTEN
 
     def is_under_way(self) -> bool:
         return any(not transfer.gone_on for transfer in self.transfers)
@@ -957,6 +959,7 @@ class Download:
         # bytes=0-, may as well begin anew.
         is_any, arrived = probe.status == 200, self.count_arrived()
         rivals = [d for d in others if d.version == self.version or (is_any and d.is_live())]
+        rivals = rivals[-MOST_LOOKED_AT:]
         return arrived < PROBE and any(rival.count_arrived() > arrived for rival in rivals)
 
     def see(self, now: float) -> None:
@@ -999,7 +1002,7 @@ def find_download(
         return None, None
     # Whoever says which version it has (If-Range) was answered accordingly.
     is_bare = transfer.first > 0 and not transfer.is_conditional
-    known = [d for d in known if not d.is_given_up() and (is_bare or d.version == transfer.version)]
+    known = [d for d in known if not d.given_up_for and (is_bare or d.version == transfer.version)]
     own = [download for download in known if download.receiver == transfer.receiver]
     for download in own if is_bare else ():
         # It begins at the end of what its receiver was delivered: to get what was appended.
@@ -1080,7 +1083,7 @@ class Downloads:
                 # Whoever begins a version anew, or names it, has given up the older ones.
                 if transfer.first == 0 or transfer.is_conditional:
                     for older in self._own(download):
-                        if older.version != download.version and not older.is_given_up():
+                        if older.version != download.version and not older.given_up_for:
                             older.given_up_for = download
             download.receiver, download.version = transfer.receiver, transfer.version
             if predecessor:
@@ -1163,7 +1166,7 @@ class Downloads:
             lacking = [
                 d
                 for d in known
-                if not d.is_given_up()
+                if not d.given_up_for
                 and (d.state is State.UNDER_WAY or (d.who(), d.version) not in have)
             ]
             portions = [f"{download.who()} at {download.portion()}" for download in lacking]
@@ -1184,12 +1187,15 @@ class Downloads:
     def rows(self, most: int) -> tuple[list[Row], int]:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
         with self._changed:
-            shown = [d for d in self._under_way if d.is_under_way() and not d.is_given_up()]
+            shown = [d for d in self._under_way if d.is_under_way() and not d.given_up_for]
             return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
 
     def _carriers(self, name: str) -> list[Connection]:
         """Return the connections on which something called *name* is under way."""
-        return [c for c, several in self._transfers.items() if any(t.name == name for t in several)]
+        found = [
+            c for c, several in self._transfers.items() if any(t.name == name for t in several)
+        ]
+        return found[-MOST_LOOKED_AT:]
 
     def _is_counted(self, name: str) -> bool:
         """Tell whether of what was reset is known how much had arrived."""
@@ -1254,10 +1260,13 @@ class Downloads:
                 self._deliver(download, joined)
                 return
         if download.was_probe(others):
+            for other in others:
+                if other.given_up_for is download:
+                    other.given_up_for = None
             self._move(download, State.FORGOTTEN)
         elif otherwise is not download.state:
             self._move(download, otherwise)
-            if not download.is_given_up():
+            if not download.given_up_for:
                 self.log(download.receiver.address, download.line, download.event_at_rest(False))
 
     def _deliver(self, download: Download, joined: Sequence[Download]) -> None:
@@ -2056,10 +2065,11 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
     terminal.say("===== start logging =====")
 
 
-def serve(server: QuietServer, downloads: Downloads, terminal: Terminal) -> None:
-    """Serve until there are enough deliveries.  Raise RuntimeError if a thread fails."""
-    # What a thread died of; None when there are enough deliveries.
-    ends: deque[Exception | None] = deque()
+def serve(
+    server: QuietServer, downloads: Downloads, terminal: Terminal, ends: deque[Exception | None]
+) -> None:
+    """Serve until there is something in *ends*: what a thread died of, or None, for a signal or
+    enough deliveries.  Raise RuntimeError if a thread fails."""
 
     def watch() -> None:
         while not downloads.is_over():
@@ -2099,15 +2109,19 @@ def handle_signals(handler: Any) -> None:
             signal.signal(number, handler)
 
 
-def interrupt(*_: object) -> None:
-    """End the work of the main thread, once: an impatient hand's second Ctrl-C changes nothing."""
-    handle_signals(signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     options = parse_arguments(arguments)
+    ends: deque[Exception | None] = deque()
+
+    def interrupt(number: int, frame: Any) -> None:
+        """End the work of the main thread; an impatient hand's second Ctrl-C changes nothing."""
+        handle_signals(signal.SIG_IGN)
+        ends.append(None)
+        # What is raised while something is finalized Python drops, not without a traceback.
+        if frame.f_code.co_name != "__del__":
+            raise KeyboardInterrupt
+
     # For each thread, which never touches more than 12 KiB of it.
     threading.stack_size(1 << 18)
     status, lines, server, terminal = 0, [], None, None
@@ -2120,7 +2134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
             server = make_server(options, share, downloads)
             announce(server, options, terminal)
-            serve(server, downloads, terminal)
+            serve(server, downloads, terminal, ends)
         except (OSError, ValueError, MemoryError, RuntimeError) as error:
             status = 2 if isinstance(error, ValueError) else 1
             told = getattr(error, "strerror", None) or str(error) or type(error).__name__

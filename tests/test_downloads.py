@@ -271,7 +271,7 @@ class FindTest(unittest.TestCase):
         self.download(CURL, self.left_off(40), given_up_for=later)
         self.assertEqual(self.find(40, source=Source(NEW)), (later, None))
         # A probe gives nothing up: when it is forgotten, the old one counts again.
-        later.state = State.FORGOTTEN
+        self.known[1].given_up_for = None
         self.known.remove(later)
         self.assertEqual(self.find(40, source=Source(NEW))[0], self.known[0])
 
@@ -947,6 +947,15 @@ class VersionTest(Case):
     def test_one_that_shrank_is_another(self) -> None:
         self.reset(self.ask(), 30)
         self.assert_refused(30, source=Source(Version('"less"', 60 * MIB, (1, 1))))
+
+    def test_given_up_for_one_that_was_delivered_twice(self) -> None:
+        self.reset(self.ask(), 41)
+        for _ in range(2):
+            self.finish(self.ask(source=Source(NEW)))
+        # A part of the new one, got elsewhere: the old one is not mentioned any more.
+        self.finish(self.ask(60, source=Source(NEW)))
+        self.assertEqual(self.summary()[0], "stopped. delivered: f to 10.0.0.5 (2 times)")
+        self.assertNotIn(" at 41%", " ".join(self.summary()))
 
     def test_other_names_do_not_matter(self) -> None:
         self.reset(self.ask(), 30)

@@ -484,6 +484,23 @@ class ErrorTest(Case):
 
 @posix_only
 class StopTest(Case):
+    def test_a_signal_while_something_is_finalized(self) -> None:
+        # Python drops what is raised there, and says so with a traceback.
+        self.write("f")
+        code = (
+            "import httpd_download, os, signal, sys\n"
+            "close = httpd_download.File.__del__\n"
+            "def __del__(file):\n"
+            "    httpd_download.File.__del__ = close\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    close(file)\n"
+            "httpd_download.File.__del__ = __del__\n"
+            "sys.exit(httpd_download.main(['-b', '127.0.0.1', 'f']))"
+        )
+        program = self.start_command([sys.executable, "-c", code])
+        self.assertEqual(program.wait(), 0)
+        self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
+
     def test_in_mid_transfer_and_started_again(self) -> None:
         self.sparse("big", 64 * MIB)
         data = self.write("g", 1_000_000)
