@@ -1605,7 +1605,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
 def tls_reason(error: OSError) -> str:
     """Say what OpenSSL found wrong, without its place in _ssl.c; "" where the client just went."""
     told = re.sub(r"^\[SSL.*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
-    if isinstance(error, ConnectionError) or "EOF occurred" in told:
+    if isinstance(error, ConnectionError) or "EOF" in told:
         return ""
     return "the client spoke plain http" if "http request" in told.lower() else told
 
