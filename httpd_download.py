@@ -135,8 +135,11 @@ class File:
 
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
-        os.lseek(self.descriptor, start, os.SEEK_SET)
-        data = os.read(self.descriptor, length)
+        if hasattr(os, "pread"):
+            data = os.pread(self.descriptor, length, start)
+        else:
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            data = os.read(self.descriptor, length)
         self.check()
         if not data:
             raise ContentChanged(f"{self._label} ends too early")
@@ -208,14 +211,16 @@ class Folder:
     def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
         """Open the folder *path* below *root*.  Raise OSError."""
         self._descriptor: int | None = None
-        self.path, self._prefix = path, ""
-        if os.open in os.supports_dir_fd:
+        self.path, self._prefix = path, os.path.join(root, "")
+        # What is in the root itself is opened by its path.
+        if path and os.open in os.supports_dir_fd:
+            self._prefix = ""
             self._descriptor = os.open(root, flags)
-            for component in filter(None, path.split("/")):
+            for component in path.split("/"):
                 above = self._descriptor
                 self._descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
                 os.close(above)
-        else:
+        elif path:
             place = os.path.normpath(os.path.join(os.path.realpath(root), path))
             if os.path.normcase(os.path.realpath(place)) != os.path.normcase(place):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
@@ -671,8 +676,6 @@ class Connection:
     def __init__(self, connected: socket.socket, clock: Clock = time.monotonic) -> None:
         self._socket, self._clock = connected, clock
         self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
-        # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
-        connected.settimeout(86400)
         # Held while bytes are handed over, and while they are counted.
         self._sending, self._looking = threading.Lock(), threading.Lock()
         self._is_shut = False
@@ -751,6 +754,8 @@ class Connection:
         while self._has_sendfile and start < tail:
             self.file = file
             self._flush(waiting)
+            # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
+            self._socket.settimeout(86400)
             file.check()
             length = min(tail - start, STEP)
             try:
@@ -1816,7 +1821,9 @@ class Terminal:
         date = time.strftime("%d/%b/%Y %H:%M:%S")
         line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
         self._waiting.append((self._err, line))
-        self._wake.set()
+        # Threads wait for each other to set it.
+        if not self._wake.is_set():
+            self._wake.set()
 
     def note_progress(self, folder: str, entries: int) -> None:
         """Show in the last row of a terminal how much of *folder* has been read."""
