@@ -135,12 +135,15 @@ class File:
 
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
-        if hasattr(os, "pread"):
-            data = os.pread(self.descriptor, length, start)
-        else:
-            os.lseek(self.descriptor, start, os.SEEK_SET)
-            data = os.read(self.descriptor, length)
-        self.check()
+        try:
+            if hasattr(os, "pread"):
+                data = os.pread(self.descriptor, length, start)
+            else:
+                os.lseek(self.descriptor, start, os.SEEK_SET)
+                data = os.read(self.descriptor, length)
+        finally:
+            # It may be no file any more.
+            self.check()
         if not data:
             raise ContentChanged(f"{self._label} ends too early")
         return data
@@ -232,6 +235,10 @@ class Folder:
             os.close(descriptor)
 
     def open(self, name: str) -> int:
+        """Return a descriptor of *name*, which was a regular file before.  Raise OSError."""
+        return os.open(self._prefix + name, FILE_FLAGS | NO_FOLLOW, dir_fd=self._descriptor)
+
+    def open_regular(self, name: str) -> int:
         """Return a descriptor of the regular file *name*.  Raise OSError."""
         return open_regular(self._prefix + name, self._descriptor, follow_symlinks=False)
 
@@ -411,7 +418,7 @@ class Share:
         above, _, name = path.rpartition("/")
         folder = Folder(self.folder, above)
         try:
-            descriptor = folder.open(name)
+            descriptor = folder.open_regular(name)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ELOOP):
                 raise
@@ -420,7 +427,7 @@ class Share:
             found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
             if not all(map(may_be_offered, found)):
                 raise FileNotFoundError(path) from None
-            descriptor = Folder(self.folder, "/".join(found[:-1])).open(found[-1])
+            descriptor = Folder(self.folder, "/".join(found[:-1])).open_regular(found[-1])
         file = OfferedFile(descriptor, path)
         if file.version.file_id in self.logs:
             raise FileNotFoundError(path)
@@ -698,7 +705,8 @@ class Connection:
                         waiting += part
                     else:
                         self._send_span(*part, waiting)
-                    self._flush(waiting, CHUNK)
+                    if len(waiting) >= CHUNK:
+                        self._flush(waiting)
             except ContentChanged:
                 # What comes before is as good as ever.
                 self._flush(waiting)
@@ -740,9 +748,8 @@ class Connection:
                 linger = struct.pack("ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def _flush(self, waiting: bytearray, least: int = 1) -> None:
-        """Hand over what is *waiting* as long as that is at *least* so many bytes."""
-        while len(waiting) >= least:
+    def _flush(self, waiting: bytearray) -> None:
+        while waiting:
             sent = self._socket.send(waiting)
             self.sent += sent
             del waiting[:sent]
@@ -776,7 +783,8 @@ class Connection:
             data = file.read(start, min(stop - start, CHUNK))
             start += len(data)
             waiting += data
-            self._flush(waiting, CHUNK)
+            if len(waiting) >= CHUNK:
+                self._flush(waiting)
 
 
 # --- Downloads: who has which file by now -------------------------------------------------
