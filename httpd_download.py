@@ -93,8 +93,8 @@ READABLE_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 FOLDER_FLAGS = READABLE_FOLDER | getattr(os, "O_PATH", 0)
 # A FIFO may take the place of a file just then: nobody waits for its writer.
 FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-# What the system lacks says nothing about a file.
-LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+# What the system lacks, or another program's lease holds up, says nothing about a file.
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
 # Of a tar: a block, and what follows the type in the header of a file or folder.
@@ -155,7 +155,7 @@ class File:
             status = os.fstat(self.descriptor)
             growth = status.st_size - self._size
             is_same = not growth and status.st_mtime_ns == self._mtime_ns
-            if is_same or (self._may_grow and growth > 0):
+            if (is_same and stat.S_ISREG(status.st_mode)) or (self._may_grow and growth > 0):
                 return
             if growth < 0:
                 raise ContentChanged(f"{self._label} became shorter")
@@ -682,7 +682,10 @@ class Connection:
 
     def __init__(self, connected: socket.socket, clock: Clock = time.monotonic) -> None:
         self._socket, self._clock = connected, clock
-        self._has_sendfile = hasattr(os, "sendfile") and not hasattr(connected, "do_handshake")
+        self._is_tls = hasattr(connected, "do_handshake")
+        self._has_sendfile = hasattr(os, "sendfile") and not self._is_tls
+        # A time-out, if only of a day, lets the system tell at once how much it has taken.
+        connected.settimeout(86400)
         # Held while bytes are handed over, and while they are counted.
         self._sending, self._looking = threading.Lock(), threading.Lock()
         self._is_shut = False
@@ -750,7 +753,8 @@ class Connection:
 
     def _flush(self, waiting: bytearray) -> None:
         while waiting:
-            sent = self._socket.send(waiting)
+            # A record of TLS at a time: OpenSSL tells only at the end how much it has taken.
+            sent = self._socket.send(waiting[: 1 << 14] if self._is_tls else waiting)
             self.sent += sent
             del waiting[:sent]
 
@@ -761,8 +765,6 @@ class Connection:
         while self._has_sendfile and start < tail:
             self.file = file
             self._flush(waiting)
-            # A time-out, if only of a day, lets os.sendfile tell at once what the system has taken.
-            self._socket.settimeout(86400)
             file.check()
             length = min(tail - start, STEP)
             try:

@@ -1011,6 +1011,26 @@ class Tls(LoadCase):
         self.assert_no_fault(served.log.all())
         self.assertEqual(b"hello\n", read_reply(self.secured(served.address, request())).body)
 
+    @unittest.skipUnless(os.path.exists("/proc/net/tcp"), "no /proc/net/tcp here")
+    def test_a_slow_receiver_is_counted_as_it_reads(self) -> None:
+        """What is not sent by sendfile too: a record of TLS, or what the system has taken."""
+        for number in range(300):
+            self.write(f"results/{number}", 3000)
+        self.write("big", 1 << 20)
+        served = self.serve([str(self.folder / "results")])
+        https = self.serve_tls()
+        # Accepted ones have it from it: little fits in, as on a slow way.
+        for each in (served, https):
+            each.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 10)
+        client = self.client(served.address, 4 << 10, request("/results.tar"))
+        secured = self.secured(https.address, request("/big"), None, 4 << 10)
+        for receiver, server in ((client, served), (secured, https)):
+            with self.subTest(type(receiver)):
+                skip_head(receiver)
+                for position in range(1, 15):
+                    read_exactly(receiver, 10_000)
+                    self.wait_for_arrival(server, 10_000 * position - (20 << 10))
+
     def test_resumed_and_delivered(self) -> None:
         content = self.write("big", 4 << 20)
         # Whoever is killed has kept all that was read, or a little less.
