@@ -318,32 +318,32 @@ class Archive:
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
-        folder, padding = None, b""
+        folder: Folder | None = None
+        padding = b""
+
+        def open_file(entry: Entry) -> File:
+            nonlocal folder
+            parent, _, name = entry.path.rpartition("/")
+            label = f"{self.folder}/{entry.path}"
+            try:
+                if folder is None or folder.path != parent:
+                    folder = Folder(self._path, parent)
+                return File(folder.open(name), label, entry.size, entry.mtime_ns)
+            except OSError as error:
+                raise ContentChanged(f"{label}: {error.strerror}") from None
+
         end = min(bisect_left(self._offsets, stop), len(self._entries))
         for index in range(bisect_right(self._offsets, start) - 1, end):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
+            if entry.kind == "file" and not entry.size:
+                # One that has no bytes is told of only if it is still empty.
+                open_file(entry).check()
             head = padding + self._header(entry)
+            yield head[max(start - offset, 0) : stop - offset]
             content = offset + len(head)
             first, last = max(start - content, 0), min(stop - content, entry.size)
-            if entry.size:
-                yield head[max(start - offset, 0) : stop - offset]
-            if first < last or (entry.kind == "file" and not entry.size):
-                parent, _, name = entry.path.rpartition("/")
-                label = f"{self.folder}/{entry.path}"
-                try:
-                    if folder is None or folder.path != parent:
-                        folder = Folder(self._path, parent)
-                    file = File(folder.open(name), label, entry.size, entry.mtime_ns)
-                except OSError as error:
-                    raise ContentChanged(f"{label}: {error.strerror}") from None
-                if entry.size:
-                    yield file, first, last
-                else:
-                    file.check()
-                del file
-            if not entry.size:
-                # One that has no bytes is told of only if it is still empty.
-                yield head[max(start - offset, 0) : stop - offset]
+            if first < last:
+                yield open_file(entry), first, last
             padding = bytes(-entry.size % BLOCK)
         offset = self._offsets[end] - len(padding)
         yield (padding + bytes(2 * BLOCK))[max(start - offset, 0) : max(stop - offset, 0)]
@@ -446,7 +446,9 @@ def may_be_offered(component: str) -> bool:
     return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def link_names(paths: Iterable[str], logs: Logs, progress: Progress) -> dict[str, str | Archive]:
+def offers_by_name(
+    paths: Iterable[str], logs: Logs, progress: Progress
+) -> dict[str, str | Archive]:
     """Return, by the names that their links get, the files of *paths*, without *logs*, and archives
     of the folders.  Raise OSError, which tells all that cannot be had, and ValueError for two of
     one name, or none."""
@@ -1378,7 +1380,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             getattr(self.connection, "do_handshake", int)()
         except OSError as error:
             reason = tls_reason(error)
-            if reason:
+            # Whoever merely goes, as one that looks whether the port is open, makes no line.
+            if not isinstance(error, ConnectionError) and "EOF" not in reason:
                 told = f"TLS handshake failed. {reason}"
                 self.server.downloads.log(self.client_address[0], "-", told)
             return
@@ -1618,10 +1621,8 @@ class QuietServer(http.server.ThreadingHTTPServer):
 
 
 def tls_reason(error: OSError) -> str:
-    """Say what OpenSSL found wrong, without its place in _ssl.c; "" where the client just went."""
+    """Say what OpenSSL found wrong, without its own tag, and its place in _ssl.c."""
     told = re.sub(r"^\[SSL.*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
-    if isinstance(error, ConnectionError) or "EOF" in told:
-        return ""
     return "the client spoke plain http" if "http request" in told.lower() else told
 
 
@@ -2006,7 +2007,7 @@ def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
         # There may be no stream, or one that is no file.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             logs.add(file_id(os.stat(stream if isinstance(stream, str) else stream.fileno())))
-    named = link_names(options.names, logs, terminal.note_progress)
+    named = offers_by_name(options.names, logs, terminal.note_progress)
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir

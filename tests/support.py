@@ -19,7 +19,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from httpd_download import REST, Downloads, QuietServer, Share, link_names
+from httpd_download import REST, Downloads, QuietServer, Share, offers_by_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "httpd_download.py"
@@ -195,7 +195,7 @@ class FolderCase(unittest.TestCase):
     ) -> Served:
         """Serve ``self.folder``, or the files and folders *paths*, until the test ends."""
         log = Lines()
-        named = link_names(paths, (), lambda *_: None)
+        named = offers_by_name(paths, (), lambda *_: None)
         clock = Clock()
         downloads = Downloads(log.log, timeout, wanted, named, clock)
         folder = "" if named else str(self.folder)

@@ -17,7 +17,7 @@ from typing import Iterator
 from unittest import mock
 from urllib.parse import quote
 
-from httpd_download import Share, Terminal, announce, link_names, parse_arguments
+from httpd_download import Share, Terminal, announce, offers_by_name, parse_arguments
 from tests.support import (
     PATIENCE,
     PROGRAM,
@@ -564,7 +564,7 @@ class Files(ShareCase):
             names.append("fifo")
         for path in [*(f"{self.folder}/{name}" for name in names), os.devnull]:
             with self.subTest(path[-40:]), deadline(), self.assertRaises(OSError) as caught:
-                link_names([str(self.folder / "a"), path], (), lambda *_: None)
+                offers_by_name([str(self.folder / "a"), path], (), lambda *_: None)
             with self.subTest(path[-40:]):
                 self.assertIn(f"{path}: ", str(caught.exception))
 
@@ -744,7 +744,7 @@ class Commands(ProgramCase):
         self.assertIn("/ has no name", line)
         for name in ["//", "/..", "/usr/.."]:
             with self.subTest(name), self.assertRaisesRegex(ValueError, f"{name} has no name"):
-                link_names([name], (), lambda *_: None)
+                offers_by_name([name], (), lambda *_: None)
 
     @unittest.skipUnless(os.name == "posix", "a folder in use cannot be removed")
     def test_a_current_folder_that_is_gone(self) -> None:
