@@ -646,8 +646,12 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 # Bytes that are copied at a time, asked of one sendfile (larger steps are slower, and so is
 # TCP_CORK around all), and copied at the end of a span.
 CHUNK, STEP, TAIL = 1 << 16, 1 << 20, 1 << 12
-# Linux: what of the send queue has not left, and the state after a reset; macOS: the send queue.
-SIOCOUTQNSD, TCP_CLOSE, SO_NWRITE = 0x894B, b"\x07", 0x1024
+# Of Linux's struct tcp_info, to which others gave another layout: the state; how many bytes were
+# acknowledged, wait to be sent, were sent, and were sent again.  The state after a reset.
+TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else None
+TCP_FIELDS, TCP_CLOSE = struct.Struct("=B119xQ16xI52xQQ"), 7
+# macOS: the size of the send queue.
+SO_NWRITE = 0x1024
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
 
@@ -659,24 +663,20 @@ def failure_reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def send_queue(connected: socket.socket) -> tuple[int, int]:
-    """Return how many bytes are not acknowledged, and how many of these have not even left the
-    machine; where the system does not tell, 0, and all.  Raise ValueError for a closed socket."""
+def send_queue(connected: socket.socket) -> int:
+    """Return how many bytes are not acknowledged, 0 where the system does not tell."""
+    with contextlib.suppress(AttributeError, OSError):
+        queue = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(queue, sys.byteorder)
+    with contextlib.suppress(OSError):
+        return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
+    return 0
 
-    def ask(request: int) -> int:
-        return int.from_bytes(fcntl.ioctl(connected, request, bytes(4)), sys.byteorder)
 
-    waiting = unsent = 0
-    try:
-        waiting = unsent = ask(termios.TIOCOUTQ)
-        unsent = waiting and ask(SIOCOUTQNSD)
-    except (AttributeError, OSError):
-        with contextlib.suppress(OSError):
-            waiting = unsent = waiting or connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
-    if hasattr(connected, "do_handshake"):
-        # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
-        waiting, unsent = (-(-count * 16384 // 16406) for count in (waiting, unsent))
-    return waiting, unsent
+def without_tls(count: int) -> int:
+    """Return about how many bytes, not fewer, *count* bytes of TLS carry."""
+    # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
+    return -(-count * 16384 // 16406)
 
 
 class Connection:
@@ -688,11 +688,9 @@ class Connection:
         self._has_sendfile = hasattr(os, "sendfile") and not self._is_tls
         # A time-out, if only of a day, lets the system tell at once how much it has taken.
         connected.settimeout(86400)
-        # Held while bytes are handed over, and while they are counted.
-        self._sending, self._looking = threading.Lock(), threading.Lock()
-        self._is_shut = False
-        # Whether there was a reset, and whether also all has been counted that arrived before it.
-        self.is_failing = self.is_reset = False
+        self._is_shut = self.is_reset = False
+        # Several threads look.
+        self._counting = threading.Lock()
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: File | None = None
         # Bytes handed over; of these, what has left the machine, and what is acknowledged.
@@ -703,40 +701,45 @@ class Connection:
     def send(self, parts: Iterable[Part]) -> None:
         """Hand *parts* over.  Raise OSError of the connection or the disk, and ContentChanged."""
         waiting = bytearray()
-        with self._sending:
-            try:
-                for part in parts:
-                    if isinstance(part, bytes):
-                        waiting += part
-                    else:
-                        self._send_span(*part, waiting)
-                    if len(waiting) >= CHUNK:
-                        self._flush(waiting)
-            except ContentChanged:
-                # What comes before is as good as ever.
-                self._flush(waiting)
-                raise
+        try:
+            for part in parts:
+                if isinstance(part, bytes):
+                    waiting += part
+                else:
+                    self._send_span(*part, waiting)
+                if len(waiting) >= CHUNK:
+                    self._flush(waiting)
+        except ContentChanged:
+            # What comes before is as good as ever.
             self._flush(waiting)
+            raise
+        self._flush(waiting)
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
         # ValueError: its own thread has just closed it.
-        with self._looking, contextlib.suppress(AttributeError, OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             # Read before the queue: what is handed over in between must not count.
             sent = self.sent
-            waiting, unsent = send_queue(self._socket)
-            if sent - waiting > self.acknowledged:
-                self.acknowledged, self.moved = sent - waiting, self._clock()
-            self.departed = sent - unsent
-            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self.is_failing = True
-            elif hasattr(socket, "TCP_INFO") and not self._is_shut:
-                # Its own thread may just have been told, which clears the error.
-                state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-                self.is_failing |= state == TCP_CLOSE
-            # While bytes are handed over, not all that arrived has been counted.
-            if self.is_failing and not self._sending.locked() and sent == self.sent:
-                self.is_reset = True
+            waiting = send_queue(self._socket)
+            acknowledged = departed = sent - (without_tls(waiting) if self._is_tls else waiting)
+            if TCP_INFO:
+                info = self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_FIELDS.size)
+                # Older kernels tell less.
+                told = TCP_FIELDS.unpack(info.ljust(TCP_FIELDS.size, b"\0"))
+                state, exact, unsent, departures, repeated = told
+                if self._is_tls:
+                    departed = sent - without_tls(unsent)
+                else:
+                    # Also amid a sendfile, which has not told yet how much it has sent.
+                    acknowledged = max(acknowledged, exact)
+                    departed = max(acknowledged, departures - repeated)
+                if state == TCP_CLOSE and not self._is_shut:
+                    self.is_reset = True
+            with self._counting:
+                self.departed = max(departed, self.departed)
+                if acknowledged > self.acknowledged:
+                    self.acknowledged, self.moved = acknowledged, self._clock()
 
     def shut(self) -> None:
         """Say that nothing more comes.  Raise OSError."""
@@ -821,8 +824,8 @@ TICK, GRACE, REST = 0.2, 0.5, 0.5
 # Bytes that a system may have acknowledged, and a receiver that was killed not have read; and less
 # than which a probe has got.
 MOST_UNREAD, PROBE = 8 << 20, 1 << 20
-# Downloads at rest, spans of one, transfers of it that broke, and such that wait on a connection.
-MOST_RESTING, MOST_SPANS, MOST_BROKEN, MOST_PIPELINED = 1000, 1000, 32, 256
+# Downloads at rest, spans of one, and transfers of it that broke.
+MOST_RESTING, MOST_SPANS, MOST_BROKEN = 1000, 1000, 32
 # Connections, and other downloads of a receiver, that are looked at for one request: the latest.
 MOST_LOOKED_AT = 64
 
@@ -896,6 +899,8 @@ class Transfer:
         self.failure: str | None = None
         # What was acknowledged when a later one went on from it, and where that one began.
         self.gone_on: tuple[int, int] | None = None
+        # What was acknowledged when its download saw it last.
+        self.seen = 0
 
     def acknowledged(self) -> int:
         return min(max(self.connection.acknowledged - self.position, 0), self.length)
@@ -947,11 +952,13 @@ class Download:
     def rouse(self, line: str, now: float) -> None:
         """Begin a stretch that ends when it rests again; *line* is its first request."""
         self.line, self.began, self.moved, self.ended_at = line, now, now, now
-        # What broke of it last; bytes that came by transfers that have ended, and by all as they
-        # were seen last; and that of the last few seconds, a second apart.
+        # What broke of it last; bytes that came since; and those of the last few seconds, a second
+        # apart.
         self.failure: str | None = None
-        self.brought, self.seen = -sum(each.acknowledged() for each in self.transfers), 0
+        self.came = 0
         self.samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=5)
+        for transfer in self.transfers:
+            transfer.seen = transfer.acknowledged()
 
     def is_live(self) -> bool:
         return self.state in (State.UNDER_WAY, State.RESTING)
@@ -981,15 +988,17 @@ class Download:
 
     def see(self, now: float) -> None:
         """Take note of what was acknowledged by *now*."""
-        seen = self.brought + sum(transfer.acknowledged() for transfer in self.transfers)
-        if seen > self.seen:
-            self.seen, self.moved = seen, now
+        for transfer in self.transfers:
+            acknowledged = transfer.acknowledged()
+            if acknowledged > transfer.seen:
+                self.came += acknowledged - transfer.seen
+                transfer.seen, self.moved = acknowledged, now
         if now - self.samples[-1][0] >= 1:
-            self.samples.append((now, seen))
+            self.samples.append((now, self.came))
 
     def row(self, now: float) -> Row:
-        (then, seen), address = self.samples[0], self.receiver.address
-        rate, idle = (self.seen - seen) / max(now - then, TICK), now - self.moved
+        (then, came), address = self.samples[0], self.receiver.address
+        rate, idle = (self.came - came) / max(now - then, TICK), now - self.moved
         return Row(self.name, address, self.count_arrived(), self.version.size, rate, idle)
 
     def who(self) -> str:
@@ -1005,8 +1014,8 @@ class Download:
             return f"req terminated. at {self.portion()}{self.failure and ', '}{self.failure}"
         size = "" if is_whole else f" of {format_size(self.version.size)}"
         seconds = max(self.moved - self.began, 0.001)
-        rate = format_size(self.seen / seconds)
-        return f"req finished. {format_size(self.seen)}{size}, {seconds:.1f} s, {rate}/s"
+        rate = format_size(self.came / seconds)
+        return f"req finished. {format_size(self.came)}{size}, {seconds:.1f} s, {rate}/s"
 
 
 def find_download(
@@ -1058,10 +1067,9 @@ class Downloads:
         of *named* if there are any, that are enough, or 0."""
         self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
         self._requests = count(1)
-        # Transfers that have not ended; downloads under way, and at rest, the longest first.
-        self._transfers: dict[Connection, list[Transfer]] = {}
-        self._under_way: dict[Download, None] = {}
-        self._at_rest: dict[Download, None] = {}
+        # Of each connection the transfer that has not ended; downloads, the last that changed last.
+        self._transfers: dict[Connection, Transfer | None] = {}
+        self._downloads: dict[Download, None] = {}
         # How often what was delivered, each that was named or "" for all; and what to whom.
         self._counts = Counter(dict.fromkeys(named or [""], 0))
         self._delivered: Counter[str] = Counter()
@@ -1072,18 +1080,18 @@ class Downloads:
         """Let *transfer* begin, the body of an answer whose head is to be written.
         Raise Refusal where another answer is due."""
         with self._changed:
-            # A connection has one file open at a time: how many there may be counts on that.
-            earlier = self._transfers[connection]
-            while len(earlier) >= MOST_PIPELINED or (earlier and connection.file):
+            # Whoever asks for more before a body has come waits until it has: a connection has one
+            # file open at a time.
+            while self._transfers[connection]:
                 self._changed.wait(TICK / 4)
                 connection.look()
                 self._settle(connection, 0)
             if not transfer.is_everything:
-                for other in self._carriers(transfer.name):
+                under_way = [(c, t) for c, t in self._transfers.items() if t]
+                carriers = [c for c, t in under_way if t.name == transfer.name]
+                for other in carriers[-MOST_LOOKED_AT:]:
                     other.look()
                     self._settle(other, GRACE)
-                # Who hands bytes over to a connection that was reset is being told just now.
-                self._changed.wait_for(lambda: self._is_counted(transfer.name), GRACE)
             download, predecessor = find_download(transfer, self._known(transfer.name))
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
@@ -1092,7 +1100,7 @@ class Downloads:
                     raise Refusal(409, phrase="The file has changed: start over")
             if transfer.length == 0 < transfer.version.size:
                 raise Refusal(416, fields=[("Content-Range", f"bytes */{transfer.version.size}")])
-            is_active = download in self._under_way
+            is_active = download is not None and download.state is State.UNDER_WAY
             if not is_active and self.is_enough():
                 raise Refusal(503, "no more downloads are wanted")
             if not download:
@@ -1114,15 +1122,15 @@ class Downloads:
             download.requests += 1
             download.asked = next(self._requests)
             download.transfers.append(transfer)
-            earlier.append(transfer)
             transfer.connection, transfer.download = connection, download
+            self._transfers[connection] = transfer
 
     def went_on(self, connection: Connection) -> None:
         """Note that *connection* is new, or that its receiver goes on: with a request, or a FIN."""
         # Not under the lock, since this is called for every request.
         connection.look()
         with self._changed:
-            self._transfers.setdefault(connection, [])
+            self._transfers.setdefault(connection, None)
             self._settle(connection, 0)
             connection.moved = self._clock()
 
@@ -1135,13 +1143,13 @@ class Downloads:
                 connection.is_reset = True
             # What has arrived has arrived, unless it was a reset.
             self._settle(connection, 0)
-            reason, transfers = failure_reason(error), self._transfers[connection]
-            for transfer in transfers[-1:] if reason else transfers:
-                transfer.failure = reason
-            self._settle(connection, 0)
+            transfer = self._transfers[connection]
+            if transfer:
+                transfer.failure = failure_reason(error)
+                self._settle(connection, 0)
 
     def leave(self, connection: Connection) -> None:
-        """Wait until every transfer on *connection* has ended, then forget it."""
+        """Wait until the transfer on *connection* has ended, then forget it."""
         with self._changed:
             while self._transfers[connection]:
                 self._changed.wait()
@@ -1154,30 +1162,33 @@ class Downloads:
         the part of GRACE and REST that there is time for."""
         with self._changed:
             connections = list(self._transfers.items())
-        for connection, transfers in connections:
-            if transfers:
+        for connection, transfer in connections:
+            if transfer:
                 connection.look()
         with self._changed:
-            for connection, transfers in connections:
+            for connection, transfer in connections:
                 self._settle(connection, GRACE * patience)
                 if self._clock() - connection.moved > self._timeout:
-                    is_handed_over = connection.acknowledged < connection.sent
-                    missing = "was acknowledged" if is_handed_over else "came from the disk"
-                    for transfer in transfers:
+                    if transfer:
+                        is_handed_over = connection.acknowledged < connection.sent
+                        missing = "was acknowledged" if is_handed_over else "came from the disk"
                         transfer.failure = f"nothing {missing} for {self._timeout:g} s"
                     self._settle(connection, 0)
                     connection.cut()
             now, rest = self._clock(), REST * patience
-            for download in list(self._under_way):
+            for download in self._under_way():
                 download.see(now)
                 if not download.is_under_way() and now - download.ended_at >= rest:
                     self._conclude(download, State.RESTING)
+            resting = [d for d in self._downloads if d.state is not State.UNDER_WAY]
+            for download in resting[:-MOST_RESTING]:
+                self._move(download, State.FORGOTTEN)
 
     def stop(self) -> list[str]:
         """End what is acknowledged, let rest what has ended; return the summary, in lines."""
         with self._changed:
             self.watch(0)
-            known = [*self._at_rest, *self._under_way]
+            known = self._downloads
             have = {(d.who(), d.version) for d in known if d.state is State.DELIVERED}
             # Whoever was delivered it does not lack it, unless one of that address is at it again.
             lacking = [
@@ -1198,28 +1209,20 @@ class Downloads:
     def is_over(self) -> bool:
         """Tell whether what was wanted is delivered, and nothing is under way any more."""
         with self._changed:
-            left = [t for several in self._transfers.values() for t in several if not t.gone_on]
-            return self.is_enough() and not left and not self._under_way
+            left = [t for t in self._transfers.values() if t and not t.gone_on]
+            return self.is_enough() and not left and not self._under_way()
 
     def rows(self, most: int) -> tuple[list[Row], int]:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
         with self._changed:
-            shown = [d for d in self._under_way if d.is_under_way() and not d.given_up_for]
+            shown = [d for d in self._under_way() if d.is_under_way() and not d.given_up_for]
             return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
 
-    def _carriers(self, name: str) -> list[Connection]:
-        """Return the connections on which something called *name* is under way."""
-        found = [
-            c for c, several in self._transfers.items() if any(t.name == name for t in several)
-        ]
-        return found[-MOST_LOOKED_AT:]
-
-    def _is_counted(self, name: str) -> bool:
-        """Tell whether of what was reset is known how much had arrived."""
-        return not any(connection.is_failing for connection in self._carriers(name))
+    def _under_way(self) -> list[Download]:
+        return [d for d in self._downloads if d.state is State.UNDER_WAY]
 
     def _known(self, name: str) -> list[Download]:
-        return [d for d in chain(self._at_rest, self._under_way) if d.name == name]
+        return [d for d in self._downloads if d.name == name]
 
     def _own(self, download: Download) -> list[Download]:
         """Return the other ones of its receiver and name."""
@@ -1227,40 +1230,38 @@ class Downloads:
         return [d for d in known if d.receiver == receiver and d is not download]
 
     def _settle(self, connection: Connection, patience: float) -> None:
-        """End the transfers of *connection* that are over, as the first table says; *patience*:
+        """End the transfer on *connection* if it is over, as the first table says; *patience*:
         seconds in which a reset could still come, 0 once its receiver goes on."""
-        now, transfers = self._clock(), self._transfers.get(connection, [])
-        is_patient = now - connection.moved < patience
-        for transfer in list(transfers):
-            is_there = connection.acknowledged >= transfer.position + transfer.length
-            is_broken = connection.is_reset or transfer.failure is not None
-            if not is_broken and (is_patient or not is_there):
-                continue
-            if transfer is transfers[-1] and connection.file:
-                file, connection.file = connection.file, None
-                try:
-                    # What lay in the queue was the file itself.
-                    if not is_broken:
-                        file.check()
-                except (ContentChanged, OSError) as error:
-                    is_broken, transfer.failure = True, failure_reason(error)
-            transfer.state = State.BROKEN if is_broken else State.FINISHED
-            transfer.is_reset, download = connection.is_reset, transfer.download
-            download.see(now)
-            transfers.remove(transfer)
-            download.transfers.remove(transfer)
-            connection.moved = download.ended_at = now
-            download.brought += transfer.acknowledged()
-            # Of absurdly many spans the last are forgotten, so that they are never called whole.
-            download.ended = unite([*download.ended, *transfer.arrived()])[:MOST_SPANS]
-            if is_broken and not transfer.gone_on:
-                download.failure = transfer.failure or ""
-                download.broken.append(transfer)
-            is_whole = transfer.is_everything and transfer.version == download.version
-            if is_whole and not is_broken and download.is_live():
-                self._deliver(download, [])
-            self._conclude(download, download.state)
-            self._changed.notify_all()
+        now, transfer = self._clock(), self._transfers.get(connection)
+        if not transfer:
+            return
+        is_there = connection.acknowledged >= transfer.position + transfer.length
+        is_broken = connection.is_reset or transfer.failure is not None
+        if not is_broken and (now - connection.moved < patience or not is_there):
+            return
+        file, connection.file = connection.file, None
+        try:
+            # What lay in the queue was the file itself.
+            if file and not is_broken:
+                file.check()
+        except (ContentChanged, OSError) as error:
+            is_broken, transfer.failure = True, failure_reason(error)
+        transfer.state = State.BROKEN if is_broken else State.FINISHED
+        transfer.is_reset, download = connection.is_reset, transfer.download
+        download.see(now)
+        self._transfers[connection] = None
+        download.transfers.remove(transfer)
+        connection.moved = download.ended_at = now
+        # Of absurdly many spans the last are forgotten, so that they are never called whole.
+        download.ended = unite([*download.ended, *transfer.arrived()])[:MOST_SPANS]
+        if is_broken and not transfer.gone_on:
+            download.failure = transfer.failure or ""
+            download.broken.append(transfer)
+        is_whole = transfer.is_everything and transfer.version == download.version
+        if is_whole and not is_broken and download.is_live():
+            self._deliver(download, [])
+        self._conclude(download, download.state)
+        self._changed.notify_all()
 
     def _conclude(self, download: Download, otherwise: State) -> None:
         """Move *download*, as the second table says: if it is neither whole nor a probe, to the
@@ -1303,14 +1304,11 @@ class Downloads:
         self._counts.update({"", download.name} & self._counts.keys())
 
     def _move(self, download: Download, state: State) -> None:
-        """Let *download* be in *state*, as the one that changed last; forget what rests longest."""
+        """Let *download* be in *state*, as the one that changed last."""
         download.state = state
-        self._under_way.pop(download, None)
-        self._at_rest.pop(download, None)
+        self._downloads.pop(download, None)
         if state is not State.FORGOTTEN:
-            (self._under_way if state is State.UNDER_WAY else self._at_rest)[download] = None
-        if len(self._at_rest) > MOST_RESTING:
-            self._move(next(iter(self._at_rest)), State.FORGOTTEN)
+            self._downloads[download] = None
 
 
 def format_size(count: float) -> str:
