@@ -1665,28 +1665,22 @@ SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
-    targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
-    found = [*map(_source_address, targets), *_interface_addresses()]
-    if ipv6:
-        found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
+    targets, found = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"], []
+    for target in [*targets, *["2001:4860:4860::8888", "fd00::1"] * ipv6]:
+        family = socket.AF_INET6 if ":" in target else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))
+            found.append(probe.getsockname()[0])
+    found = sorted([*found, *interface_addresses()], key=lambda address: ":" in address)
     # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
-    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
+    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$", address)]
     return [*dict.fromkeys(told)] or ["127.0.0.1"]
 
 
-def _source_address(target: str) -> str:
-    """Return the address that packets to *target* would come from, "" without a route."""
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((target, 9))
-        return str(probe.getsockname()[0])
-    return ""
-
-
-def _interface_addresses() -> Iterator[str]:
+def interface_addresses() -> Iterator[str]:
     """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in getattr(socket, "if_nameindex", list)():
+        for _, name in socket.if_nameindex():
             request = struct.pack("40s", os.fsencode(name))
             # Elsewhere there is no ioctl, or no such request.
             with contextlib.suppress(AttributeError, OSError):
@@ -1697,11 +1691,10 @@ def _interface_addresses() -> Iterator[str]:
 
 def numeric_address(text: str) -> tuple[Any, ...]:
     """Return the socket address, port 0, of an IP address in figures, else raise ValueError."""
-    kind, flags = socket.SOCK_STREAM, socket.AI_NUMERICHOST
     with contextlib.suppress(OSError, ValueError):
         # To getaddrinfo a mere number is an address; for a str it would import the tables of idna.
         if re.search("[.:]", text):
-            return socket.getaddrinfo(text.encode("ascii"), 0, type=kind, flags=flags)[0][4]
+            return socket.getaddrinfo(text.encode("ascii"), 0, flags=socket.AI_NUMERICHOST)[0][4]
     raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1")
 
 
