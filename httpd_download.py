@@ -1659,34 +1659,27 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 # Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
 # is sent: a connected UDP socket knows its source address.
 
-# Linux: requests for the flags and for the address of an interface, and the flag of one that runs.
-SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
-
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
-    targets, found = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"], []
-    for target in [*targets, *["2001:4860:4860::8888", "fd00::1"] * ipv6]:
+    targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
+    asked = [(target, 0) for target in targets]
+    # No route leads beyond some nets: of each interface, towards all hosts in its net (RFC 1112).
+    with contextlib.suppress(OSError):
+        asked += [("224.0.0.1", index) for index, _ in socket.if_nameindex()]
+    asked += [(target, 0) for target in ("2001:4860:4860::8888", "fd00::1") if ipv6]
+    found = []
+    for target, interface in asked:
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            if interface:
+                option = struct.pack("8xi", interface)
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, option)
             probe.connect((target, 9))
             found.append(probe.getsockname()[0])
-    found = sorted([*found, *interface_addresses()], key=lambda address: ":" in address)
     # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
     told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$", address)]
     return [*dict.fromkeys(told)] or ["127.0.0.1"]
-
-
-def interface_addresses() -> Iterator[str]:
-    """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("40s", os.fsencode(name))
-            # Elsewhere there is no ioctl, or no such request.
-            with contextlib.suppress(AttributeError, OSError):
-                (flags,) = struct.unpack_from("H", fcntl.ioctl(probe, SIOCGIFFLAGS, request), 16)
-                if flags & IFF_RUNNING:
-                    yield socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
 
 
 def numeric_address(text: str) -> tuple[Any, ...]:
