@@ -1786,7 +1786,7 @@ class Terminal:
         # What is to be shown below them: rows, and how many more, or a note; and what is shown.
         self._below: tuple[Sequence[Row], int, str] = ((), 0, "")
         self._shown = [""]
-        if self._is_live and hasattr(sys, "getwindowsversion"):
+        if self._is_live and os.name == "nt":
             # Switches a Windows console to understanding escape sequences.
             os.system("")
         self._writer = threading.Thread(target=self._write_on, daemon=True)
@@ -1801,8 +1801,7 @@ class Terminal:
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1
             return
-        cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
-        told, quoted = escape(event), escape(cut).replace('"', '\\"')
+        told, quoted = escape(event), escape(subject[:LONGEST]).replace('"', '\\"')
         for start, colour in self._colours.items():
             told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
         bell = "\a" if self._is_live and event.startswith("delivered.") else ""
@@ -1838,8 +1837,7 @@ class Terminal:
                 if self._is_live:
                     texts = self._with_rows(texts, last is not None)
                 for stream, several in groupby(texts, key=lambda item: item[0]):
-                    if stream:
-                        write_all(stream, "".join(text for _, text in several))
+                    write_all(stream, "".join(text for _, text in several))
 
     def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
@@ -1864,9 +1862,9 @@ class Terminal:
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
 
-def write_all(stream: TextIO, text: str) -> None:
-    """Write *text* at once, as far as *stream* takes it."""
-    with contextlib.suppress(OSError, ValueError):
+def write_all(stream: Any, text: str) -> None:
+    """Write *text* at once, as far as *stream* takes it, if there is one."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         try:
             stream.write(encodable(text, stream))
             stream.flush()
