@@ -1784,8 +1784,8 @@ class Terminal:
         self._lost = 0
         self._last: Sequence[str] | None = None
         # What is to be shown below them: rows, and how many more, or a note; and what is shown.
-        self._below: tuple[Sequence[Row], int, str] = ((), 0, "")
-        self._shown = [""]
+        self._below: tuple[list[Row], int, str] = ([], 0, "")
+        self._shown, self._lines = self._below, [""]
         if self._is_live and os.name == "nt":
             # Switches a Windows console to understanding escape sequences.
             os.system("")
@@ -1810,9 +1810,9 @@ class Terminal:
 
     def note_progress(self, folder: str, entries: int) -> None:
         """Show in the last row of a terminal how much of *folder* has been read."""
-        self._below = (), 0, f"reading {folder}: {entries:,} entries"
+        self._below = [], 0, f"reading {folder}: {entries:,} entries"
 
-    def show(self, rows: Sequence[Row], more: int) -> None:
+    def show(self, rows: list[Row], more: int) -> None:
         """Show in the last rows of a terminal *rows*, and how many *more*."""
         self._below = rows, more, ""
 
@@ -1841,11 +1841,14 @@ class Terminal:
 
     def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
+        below = self._below if not is_last else ([], 0, "")
+        if not texts and below == self._shown:
+            return []
         columns = height = 0
         with contextlib.suppress(OSError, ValueError):
             columns, height = self._size(self._err.fileno())  # type: ignore[union-attr]
         columns, height = columns or 80, height or 24
-        rows, more, note = ((), 0, "") if is_last else self._below
+        self._shown = rows, more, note = below
         most = max(1, min(MOST_ROWS, height // 3))
         named = [row._replace(name=encodable(escape(row.name), self._err)) for row in rows[:most]]
         more += len(rows) - len(named)
@@ -1853,12 +1856,10 @@ class Terminal:
         block = "\u2588" if encodable("\u2588", self._err) == "\u2588" else "#"
         # The last column is left free: some terminals begin a new line once it is written to.
         lines = [*format_rows(named, columns - 1, block), fit(note, columns - 1)]
-        if not texts and lines == self._shown:
-            return []
         # A window that became narrower has folded rows.
-        folded = sum(max(1, -(-width(line) // columns)) for line in self._shown)
+        folded = sum(max(1, -(-width(line) // columns)) for line in self._lines)
         erase = "\x1b[1A" * (folded - 1) + "\r\x1b[J"
-        self._shown = lines
+        self._lines = lines
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
 
