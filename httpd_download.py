@@ -1657,49 +1657,35 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 # Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
 # is sent: a connected UDP socket knows its source address.
 
-# Linux: requests for the flags and for the address of an interface, and the flag of one that runs.
-SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
-
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
     targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
-    found = [*map(_source_address, targets), *_interface_addresses()]
-    if ipv6:
-        found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
+    asked = [(target, 0) for target in targets]
+    # No route leads beyond some nets: of each interface, towards all hosts in its net (RFC 1112).
+    with contextlib.suppress(OSError):
+        asked += [("224.0.0.1", index) for index, _ in socket.if_nameindex()]
+    asked += [(target, 0) for target in ("2001:4860:4860::8888", "fd00::1") if ipv6]
+    found = []
+    for target, interface in asked:
+        family = socket.AF_INET6 if ":" in target else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            if interface:
+                option = struct.pack("8xi", interface)
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, option)
+            probe.connect((target, 9))
+            found.append(probe.getsockname()[0])
     # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
-    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
+    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$", address)]
     return [*dict.fromkeys(told)] or ["127.0.0.1"]
-
-
-def _source_address(target: str) -> str:
-    """Return the address that packets to *target* would come from, "" without a route."""
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((target, 9))
-        return str(probe.getsockname()[0])
-    return ""
-
-
-def _interface_addresses() -> Iterator[str]:
-    """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in getattr(socket, "if_nameindex", list)():
-            request = struct.pack("40s", os.fsencode(name))
-            # Elsewhere there is no ioctl, or no such request.
-            with contextlib.suppress(AttributeError, OSError):
-                (flags,) = struct.unpack_from("H", fcntl.ioctl(probe, SIOCGIFFLAGS, request), 16)
-                if flags & IFF_RUNNING:
-                    yield socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
 
 
 def numeric_address(text: str) -> tuple[Any, ...]:
     """Return the socket address, port 0, of an IP address in figures, else raise ValueError."""
-    kind, flags = socket.SOCK_STREAM, socket.AI_NUMERICHOST
     with contextlib.suppress(OSError, ValueError):
         # To getaddrinfo a mere number is an address; for a str it would import the tables of idna.
         if re.search("[.:]", text):
-            return socket.getaddrinfo(text.encode("ascii"), 0, type=kind, flags=flags)[0][4]
+            return socket.getaddrinfo(text.encode("ascii"), 0, flags=socket.AI_NUMERICHOST)[0][4]
     raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1")
 
 
@@ -1714,29 +1700,26 @@ def base_url(host: str, port: int, scheme: str = "http") -> str:
 # --- The terminal: all that is printed ----------------------------------------------------
 #
 # Whoever has something to say leaves it here and goes on; a thread of its own writes it, so that a
-# terminal or a pipe that takes nothing holds nobody up.  What comes from a disk or a network is
-# escaped.  On a terminal the last rows show what is under way: they are erased before lines are
-# written, and written anew below them.
+# terminal or a pipe that takes nothing holds nobody up.  On a terminal the last rows show what is
+# under way: they are erased before lines are written, and written anew below them.
 
-# C0, DEL and C1; what changes the direction of text, or ends a line; bytes that are no UTF-8; and
-# the backslash that marks an escape.
-UNPRINTABLE = [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F)]
-UNPRINTABLE += [*range(0x2066, 0x206A), *range(0xDC80, 0xDD00)]
-ESCAPES = {c: f"\\u{c:04x}" if 0xFF < c < 0xDC00 else f"\\x{c & 0xFF:02x}" for c in UNPRINTABLE}
-ESCAPES[ord("\\")] = "\\\\"
+# C0, DEL, C1, and bytes that are no UTF-8; what changes the direction of text, or ends a line.
+CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\udc80-\udcff]")
+DIRECTIONS = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # Characters of a request that are logged, and lines that wait for the terminal.
 LONGEST, MOST_WAITING = 1000, 10_000
 # Seconds between two writes, without an acknowledgement until a receiver is called stalled, and
 # that are too many to be told.
-PAUSE, STALLED, LONGEST_LEFT = 0.02, 3, 360_000
-# Rows; columns of a bar, and what it is made of; columns that a name gets before its address.
-MOST_ROWS, BAR, FULL_BLOCK, SHORT_NAME = 8, 25, "\u2588", 8
+PAUSE, STALLED, LONGEST_LEFT = 0.05, 3, 360_000
+# Rows; columns of a bar, for what stands behind it, and that a name gets at least.
+MOST_ROWS, BAR, FIGURES, SHORT_NAME = 8, 25, 27, 8
 COLOURS = {"delivered.": "\x1b[1;32m", "req terminated.": "\x1b[33m"}
 
 
 def escape(text: str) -> str:
     """Make *text*, from a disk or a network, safe to print on one line of a terminal."""
-    return text.translate(ESCAPES)
+    text = CONTROLS.sub(lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", text.replace("\\", "\\\\"))
+    return DIRECTIONS.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
 def encodable(text: str, stream: Stream) -> str:
@@ -1745,120 +1728,105 @@ def encodable(text: str, stream: Stream) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def widths(text: str) -> list[int]:
-    """Return how many columns each character of *text* takes on a terminal."""
+def width(text: str) -> int:
+    """Return how many columns *text* takes on a terminal."""
     from unicodedata import category, east_asian_width
 
     zero = ("Mn", "Me", "Cf")
-    return [0 if category(c) in zero else 1 + (east_asian_width(c) in "WF") for c in text]
+    return sum(0 if category(c) in zero else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def fit(text: str, columns: int) -> str:
     """Cut *text* to at most *columns*, with two dots where something is missing."""
-    ends = [*accumulate(widths(text))]
-    if not ends or ends[-1] <= columns:
+    if width(text) <= columns:
         return text
+    ends = [*accumulate(map(width, text))]
     return text[: bisect_right(ends, columns - 2)] + ".."[: max(columns, 0)]
 
 
-def format_rows(rows: Sequence[Row], more: int, columns: int, block: str) -> list[str]:
-    """Return a line for each of *rows*, at most *columns* wide, and one that counts *more*.  What
-    finds no room goes: the bar of *block*, then the end of names, then the addresses."""
-    figures = []
+def format_rows(rows: Sequence[Row], columns: int, block: str) -> list[str]:
+    """Return a line for each of *rows*, at most *columns* wide.  What finds no room goes: the bar
+    of *block*, then the end of names, then that of lines."""
+    names = max((width(row.name) for row in rows), default=0)
+    addresses = max((len(row.address) + 2 for row in rows), default=0)
+    room = columns - 1 - addresses - FIGURES
+    bar = BAR if names + BAR <= room else 0
+    names = min(names, max(room, SHORT_NAME))
+    lines = []
     for row in rows:
         left = int((row.size - row.arrived) / row.rate) if row.rate >= 1 else LONGEST_LEFT
         minutes = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
-        figure = f"{format_size(row.rate)}/s"
-        figure += f"  {minutes}:{left % 60:02d} left" if left < LONGEST_LEFT else ""
-        figure = f"stalled {int(row.idle)} s" if row.idle >= STALLED else figure
-        figures.append(f"{percentage(row.arrived, row.size):>4}  {figure}")
-    names = max((sum(widths(row.name)) for row in rows), default=0)
-    addresses = max((len(row.address) + 2 for row in rows), default=0)
-    room = columns - 1 - addresses - max(map(len, figures), default=0)
-    bar = BAR if names + BAR <= room else 0
-    if room < min(names, SHORT_NAME):
-        room, addresses = room + addresses, 0
-    lines = []
-    for row, figure in zip(rows, figures):
-        name = fit(row.name, room)
-        name += " " * (min(names, room) - sum(widths(name)) + 1)
-        address = row.address.ljust(addresses)[:addresses]
+        figures = f"{format_size(row.rate)}/s"
+        if row.idle >= STALLED:
+            figures = f"stalled {int(row.idle)} s"
+        elif left < LONGEST_LEFT:
+            figures += f"  {minutes}:{left % 60:02d} left"
+        name = fit(row.name, names)
+        name += " " * (names - width(name) + 1)
         blocks = block * (row.arrived * bar // max(row.size, 1))
-        lines.append(fit(f"{name}{address}{blocks.ljust(bar)}{figure}", columns))
-    return lines + [fit(f"and {more} more", columns)] * (more > 0)
+        share = f"{blocks.ljust(bar)}{percentage(row.arrived, row.size):>4}"
+        lines.append(fit(f"{name}{row.address.ljust(addresses)}{share}  {figures}", columns))
+    return lines
 
 
 class Terminal:
     """The one place that writes: links to *out*, the log and the rows to *err*."""
 
-    def __init__(
-        self, out: Stream, err: Stream, size: Callable[[], tuple[int, int]] | None = None
-    ) -> None:
+    def __init__(self, out: Stream, err: Stream, size: Any = os.get_terminal_size) -> None:
         """*size*: returns columns and lines.  Raise RuntimeError where there is no thread left."""
-        self._out, self._err, self._size = out, err, size or self._ask_size
+        self._out, self._err, self._size = out, err, size
         self._is_live = err is not None and err.isatty() and os.environ.get("TERM") != "dumb"
         self._colours = COLOURS if self._is_live and not os.environ.get("NO_COLOR") else {}
         # Lines that wait, each with its stream, and how many were lost; at the end the last ones.
         self._waiting: deque[Text] = deque()
         self._lost = 0
         self._last: Sequence[str] | None = None
-        # What is to be shown below them, with how many rows more, or a note; and what is.
-        self._below: tuple[Sequence[Row], int, str] = ((), 0, "")
-        self._shown: list[str] = []
-        if self._is_live and hasattr(sys, "getwindowsversion"):
+        # What is to be shown below them: rows, and how many more, or a note; and what is shown.
+        self._below: tuple[list[Row], int, str] = ([], 0, "")
+        self._shown, self._lines = self._below, [""]
+        if self._is_live and os.name == "nt":
             # Switches a Windows console to understanding escape sequences.
             os.system("")
-        self._wake = threading.Event()
         self._writer = threading.Thread(target=self._write_on, daemon=True)
         self._writer.start()
 
     def say(self, line: str) -> None:
         """Print a line of ours, in which names are escaped already, on stdout."""
         self._waiting.append((self._out, f"{line}\n"))
-        self._wake.set()
 
     def log(self, address: str, subject: str, event: str) -> None:
         """Print what became of *subject*, of *address*, in the format of http.server's log."""
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1
             return
-        cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
-        told, quoted = escape(event), escape(cut).replace('"', '\\"')
+        told, quoted = escape(event), escape(subject[:LONGEST]).replace('"', '\\"')
         for start, colour in self._colours.items():
             told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
         bell = "\a" if self._is_live and event.startswith("delivered.") else ""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
-        self._waiting.append((self._err, line))
-        # Threads wait for each other to set it.
-        if not self._wake.is_set():
-            self._wake.set()
+        self._waiting.append((self._err, f'{address} - - [{date}] "{quoted}" {told}{bell}\n'))
 
     def note_progress(self, folder: str, entries: int) -> None:
         """Show in the last row of a terminal how much of *folder* has been read."""
-        self.show([], 0, f"reading {folder}: {entries:,} entries")
+        self._below = [], 0, f"reading {folder}: {entries:,} entries"
 
-    def show(self, rows: Sequence[Row], more: int, note: str = "") -> None:
-        """Show in the last rows of a terminal *rows*, and how many *more*; or else a *note*."""
-        self._below = rows, more, note
-        if rows or note or self._shown:
-            self._wake.set()
+    def show(self, rows: list[Row], more: int) -> None:
+        """Show in the last rows of a terminal *rows*, and how many *more*."""
+        self._below = rows, more, ""
 
     def close(self, lines: Sequence[str]) -> None:
         """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
         self._last = lines
-        self._wake.set()
         self._writer.join()
 
     def _write_on(self) -> None:
         """Write what waits, a few times a second, until the terminal is closed."""
         last = None
         while last is None:
-            # There may be no memory for a while, not even to wait.
-            with contextlib.suppress(MemoryError, RuntimeError):
-                self._wake.wait()
-                self._wake.clear()
-                last = self._last
+            time.sleep(PAUSE)
+            last = self._last
+            # There may be no memory for a while.
+            with contextlib.suppress(MemoryError):
                 texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 lost, self._lost = self._lost, 0
                 if lost:
@@ -1867,47 +1835,41 @@ class Terminal:
                 if self._is_live:
                     texts = self._with_rows(texts, last is not None)
                 for stream, several in groupby(texts, key=lambda item: item[0]):
-                    if stream:
-                        write_all(stream, "".join(text for _, text in several))
-            time.sleep(PAUSE)
+                    write_all(stream, "".join(text for _, text in several))
 
     def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
-        columns, height = self._size()
-        rows, more, note = ((), 0, "") if is_last else self._below
+        below = self._below if not is_last else ([], 0, "")
+        if not texts and below == self._shown:
+            return []
+        columns = height = 0
+        with contextlib.suppress(OSError, ValueError):
+            columns, height = self._size(self._err.fileno())  # type: ignore[union-attr]
+        columns, height = columns or 80, height or 24
+        self._shown = rows, more, note = below
         most = max(1, min(MOST_ROWS, height // 3))
         named = [row._replace(name=encodable(escape(row.name), self._err)) for row in rows[:most]]
-        block = FULL_BLOCK if encodable(FULL_BLOCK, self._err) == FULL_BLOCK else "#"
+        more += len(rows) - len(named)
+        note = f"and {more} more" if more else encodable(escape(note), self._err)
+        block = "\u2588" if encodable("\u2588", self._err) == "\u2588" else "#"
         # The last column is left free: some terminals begin a new line once it is written to.
-        lines = format_rows(named, more + len(rows) - len(named), columns - 1, block)
-        lines += [fit(encodable(escape(note), self._err), columns - 1)] * bool(note)
-        if not texts and lines == self._shown:
-            return []
+        lines = [*format_rows(named, columns - 1, block), fit(note, columns - 1)]
         # A window that became narrower has folded rows.
-        folded = sum((max(sum(widths(row)), 1) - 1) // columns + 1 for row in self._shown)
-        up = f"\x1b[{folded - 1}A" if folded > 1 else ""
-        # At the end what the terminal has echoed of a Ctrl-C goes too.
-        erase = f"{up}\r\x1b[J" if self._shown or is_last else ""
-        self._shown = lines
+        folded = sum(max(1, -(-width(line) // columns)) for line in self._lines)
+        erase = "\x1b[1A" * (folded - 1) + "\r\x1b[J"
+        self._lines = lines
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
-    def _ask_size(self) -> tuple[int, int]:
-        with contextlib.suppress(OSError, ValueError):
-            columns, lines = os.get_terminal_size(self._err.fileno())  # type: ignore[union-attr]
-            return columns or 80, lines or 24
-        return 80, 24
 
-
-def write_all(stream: TextIO, text: str) -> None:
-    """Write *text* at once, as far as *stream* takes it."""
-    with contextlib.suppress(OSError, ValueError):
+def write_all(stream: Any, text: str) -> None:
+    """Write *text* at once, as far as *stream* takes it, if there is one."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         try:
             stream.write(encodable(text, stream))
             stream.flush()
         except BrokenPipeError:
-            # | head -1: from here on to nowhere, or Python complains when it ends.
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
+            # | head -1: Python would complain at the end of what is left in it.
+            stream.close()
 
 
 # --- The command line ---------------------------------------------------------------------

@@ -361,7 +361,7 @@ class Screen:
 
     def _row(self) -> int:
         """Return which row of its line the cursor is on; past the last cell it waits there."""
-        return max(self._cell - 1, 0) // self.columns
+        return min(self._cell, max(len(self._lines[self._line]) - 1, 0)) // self.columns
 
     def _up(self) -> None:
         if self._row():
