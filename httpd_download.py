@@ -734,7 +734,8 @@ class Connection:
                     # Also amid a sendfile, which has not told yet how much it has sent.
                     acknowledged = max(acknowledged, exact)
                     departed = max(acknowledged, departures - repeated)
-                if state == TCP_CLOSE and not self._is_shut:
+                # So does one end that both sides have closed, but not before all has arrived.
+                if state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent):
                     self.is_reset = True
             with self._counting:
                 self.departed = max(departed, self.departed)
