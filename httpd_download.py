@@ -163,15 +163,15 @@ class Folder(Handle):
         return os.open(self._prefix + name, FILE_FLAGS | NO_FOLLOW, dir_fd=self.descriptor)
 
     def entries(self, logs: Logs) -> list[Entry]:
-        """Return what is in it, by the bytes of the names.  Raise OSError."""
+        """Return what is in it, the last first, by the bytes of the names.  Raise OSError."""
         names = os.listdir(self._prefix if self.descriptor is None else self.descriptor)
-        return [self._entry(name, logs) for name in sorted(names, key=os.fsencode)]
+        return [self._entry(name, logs) for name in sorted(names, key=os.fsencode, reverse=True)]
 
     def _entry(self, name: str, logs: Logs) -> Entry:
         path = f"{self._path}/{name}" if self._path else name
-        place, folder = self._prefix + name, self.descriptor
         if name.startswith("."):
             return Entry(path, "hidden")
+        place, folder = self._prefix + name, self.descriptor
         try:
             status = self.stat(name)
             kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
@@ -190,15 +190,14 @@ def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
     """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
     each folder before what is in it; follow no symlink.  Raise OSError for *root* alone."""
     status = os.stat(root)
-    left = [Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)]
+    yield Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)
+    left = Folder(root).entries(logs)
     while left:
         entry = left.pop()
-        if entry.kind == "folder" and (is_deep or not entry.path):
+        if entry.kind == "folder" and is_deep:
             try:
-                left += reversed(Folder(root, entry.path, READABLE_FOLDER).entries(logs))
+                left += Folder(root, entry.path, READABLE_FOLDER).entries(logs)
             except OSError:
-                if not entry.path:
-                    raise
                 entry = Entry(entry.path, "unreadable")
         yield entry
 
@@ -207,12 +206,11 @@ class File(Handle):
     """An open file that is sent only as long as it is what it was when it was offered."""
 
     descriptor: int
-    _may_grow = False
 
     def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
         """Take *descriptor* over, of a file that the log calls *label*, and that is to keep its
         *size*, in bytes, and *mtime_ns*, its time of change."""
-        self.descriptor, self._label = descriptor, label
+        self.descriptor, self._label, self._may_grow = descriptor, label, False
         self._size, self._mtime_ns = size, mtime_ns
 
     def read(self, start: int, length: int) -> bytes:
@@ -248,8 +246,6 @@ class File(Handle):
 class OfferedFile(File):
     """A file as a representation: as it is when it is opened, though it may grow."""
 
-    _may_grow = True
-
     def __init__(self, name: str, path: str, folder: Folder | None = None) -> None:
         """Open *path*, or what is called so in *folder*.  Raise OSError for no regular file."""
         # Looked at before, since to open some devices is to set them going, and after.
@@ -260,6 +256,7 @@ class OfferedFile(File):
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
         super().__init__(self.descriptor, "the file", status.st_size, status.st_mtime_ns)
+        self._may_grow = True
         # Strong: another file, another size or another time in ns makes another tag.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.name, self.version = name, Version(etag, status.st_size, file_id(status))
@@ -322,10 +319,9 @@ class Archive:
             except OSError as error:
                 raise ContentChanged(f"{label}: {error.strerror}") from None
 
+        begin, end = bisect_right(self._offsets, start) - 1, bisect_left(self._offsets, stop)
         padding, offset = b"", start
-        for index in range(
-            bisect_right(self._offsets, start) - 1, bisect_left(self._offsets, stop)
-        ):
+        for index in range(begin, end):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
             if entry.kind == "file" and not entry.size:
                 # One that has no bytes is told of only if it is still empty.
@@ -377,14 +373,11 @@ class Share:
         return urllib.parse.quote(os.fsencode(f"{self._secret and '/'}{self._secret}/{name}"))
 
     def offers(self) -> Iterator[Representation]:
-        """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
+        """Return what is offered, in order.  Raise OSError where the folder cannot be read."""
         entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
         found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
-        for name in chain(self.named, found):
-            representation = self.open(self.link(name))
-            # It may have gone since, or lead out of the folder.
-            if representation:
-                yield representation
+        # What has gone since, or leads out of the folder, cannot be opened.
+        return filter(None, map(self.open, map(self.link, chain(self.named, found))))
 
     def open(self, path: str) -> Representation | None:
         """Open what *path*, the percent-encoded path of a request, names; None if nothing is.
@@ -406,21 +399,19 @@ class Share:
         if not self.folder:
             named = self.named.get(path, "")
             return named if isinstance(named, Archive) else OfferedFile(path, named)
-        *above, name = components
+        above, _, name = path.rpartition("/")
         if (above and not self.is_deep) or not all(map(may_be_offered, components)):
             return None
-        folder = Folder(self.folder, "/".join(above))
+        folder = Folder(self.folder, above)
         try:
             file = OfferedFile(path, name, folder)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
+        except OSError:
             # It may be a symlink: neither out of the folder, nor to a hidden name in it.
             target = os.path.realpath(os.path.join(self.folder, path))
-            *above, name = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
-            if not all(map(may_be_offered, [*above, name])):
+            found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
+            if not all(map(may_be_offered, found)):
                 return None
-            file = OfferedFile(path, name, Folder(self.folder, "/".join(above)))
+            file = OfferedFile(path, found[-1], Folder(self.folder, "/".join(found[:-1])))
         return None if file.version.file_id in self.logs else file
 
 
@@ -436,12 +427,11 @@ def may_be_offered(component: str) -> bool:
     return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def offers_by_name(
-    paths: Iterable[str], logs: Logs, progress: Progress
-) -> dict[str, str | Archive]:
+def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Named:
     """Return, by the names that their links get, the files of *paths*, without *logs*, and archives
     of the folders.  Raise OSError, which tells all that cannot be had, and ValueError for two of
     one name, or none."""
+    named: dict[str, str | Archive] = {}
     found: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
     for path in paths:
@@ -450,22 +440,19 @@ def offers_by_name(
         if not name:
             raise ValueError(f"{path} has no name that a link could have")
         try:
-            if os.path.isdir(path):
-                os.scandir(path).close()
-                name += ".tar"
-            elif OfferedFile(name, path).version.file_id in logs:
-                continue
-            if not os.path.samefile(path, found.setdefault(name, path)):
-                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
+            is_folder = os.path.isdir(path)
+            offer = Archive(path, name, logs, progress) if is_folder else OfferedFile(name, path)
+            other = found.setdefault(offer.name, path)
+            if not os.path.samefile(path, other):
+                raise ValueError(f"two would have one link, {offer.name}: {other} and {path}")
+            if offer.version.file_id not in logs:
+                named[offer.name] = offer if isinstance(offer, Archive) else path
         except OSError as error:
             failures.setdefault(error.strerror or str(error), []).append(path)
     if failures:
         told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
         raise OSError(errno.ENOENT, told)
-    return {
-        name: Archive(path, name[: -len(".tar")], logs, progress) if os.path.isdir(path) else path
-        for name, path in found.items()
-    }
+    return named
 
 
 # --- Ranges, preconditions and heads ------------------------------------------------------
