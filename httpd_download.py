@@ -54,7 +54,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Literal, TextIO
+    from typing import Any, TextIO
 
     # Takes an address, a subject, such as a request of it, and what became of that.
     Log = Callable[[str, str, str], None]
@@ -63,8 +63,6 @@ if TYPE_CHECKING:
     # Where text is written, if there is such a stream, and text with where it goes.
     Stream = Union[TextIO, None]
     Text = Tuple[Stream, str]
-    # What a name in a folder is; the last four are not offered.
-    Kind = Literal["file", "folder", "symlink", "hidden", "unreadable", "special", "log"]
     # Files that this program writes to.
     Logs = Collection["FileId"]
     # Is told which folder is being read, and how many entries there are.
@@ -95,7 +93,7 @@ FOLDER_FLAGS = READABLE_FOLDER | getattr(os, "O_PATH", 0)
 FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # What the system lacks, or another program's lease holds up, says nothing about a file.
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
-KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
+KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
 # Of a tar: a block, and what follows the type in the header of a file or folder.
 BLOCK = 512
@@ -116,22 +114,104 @@ class Version(NamedTuple):
     file_id: FileId | None = None
 
 
-class File:
-    """An open file that is sent only as long as it is what it was when it was offered."""
+class Entry(NamedTuple):
+    """What is in a folder; *path* leads there from the root of the walk, with slashes."""
 
-    def __init__(
-        self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
-    ) -> None:
-        """Take *descriptor* over, of a file that the log calls *label*.  *size*, in bytes, and
-        *mtime_ns*, its time of change, are what it is to keep; if it *may_grow*, or to exceed."""
-        self.descriptor, self._label, self._may_grow = descriptor, label, may_grow
-        self._size, self._mtime_ns = size, mtime_ns
+    path: str
+    # One of TAR_TYPES, or else why it is not offered: hidden, unreadable, special, log.
+    kind: str
+    mode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    target: str = ""
+
+
+class Handle:
+    """An open file or folder, which whoever forgets it last closes."""
+
+    descriptor: int | None = None
 
     def __del__(self) -> None:
-        # By whoever forgets it last: the thread that sends it, or what watches over the transfer.
-        # A signal may have come before it was made.
-        if hasattr(self, "descriptor"):
+        if self.descriptor is not None:
             os.close(self.descriptor)
+
+
+class Folder(Handle):
+    """An open folder; no symlink leads to it, nor to its files, whoever swaps names meanwhile."""
+
+    def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
+        """Open the folder *path* below *root*.  Raise OSError."""
+        # What is in the root itself is opened by its path.
+        self._path, self._prefix = path, os.path.join(root, "")
+        if path and os.open in os.supports_dir_fd:
+            self._prefix, self.descriptor = "", os.open(root, flags)
+            for component in path.split("/"):
+                above = self.descriptor
+                self.descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
+                os.close(above)
+        elif path:
+            place = os.path.join(os.path.realpath(root), os.path.normpath(path))
+            if os.path.realpath(place) != place:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
+            self._prefix = os.path.join(place, "")
+
+    def stat(self, name: str) -> os.stat_result:
+        return os.stat(self._prefix + name, dir_fd=self.descriptor, follow_symlinks=False)
+
+    def open(self, name: str) -> int:
+        """Return a descriptor of *name*, which was a regular file before.  Raise OSError."""
+        return os.open(self._prefix + name, FILE_FLAGS | NO_FOLLOW, dir_fd=self.descriptor)
+
+    def entries(self, logs: Logs) -> list[Entry]:
+        """Return what is in it, the last first, by the bytes of the names.  Raise OSError."""
+        names = os.listdir(self._prefix if self.descriptor is None else self.descriptor)
+        return [self._entry(name, logs) for name in sorted(names, key=os.fsencode, reverse=True)]
+
+    def _entry(self, name: str, logs: Logs) -> Entry:
+        path = f"{self._path}/{name}" if self._path else name
+        if name.startswith("."):
+            return Entry(path, "hidden")
+        place, folder = self._prefix + name, self.descriptor
+        try:
+            status = self.stat(name)
+            kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
+            target = os.readlink(place, dir_fd=folder) if kind == "symlink" else ""
+            if file_id(status) in logs:
+                kind = "log"
+            elif kind == "file" and not os.access(place, os.R_OK, dir_fd=folder):
+                kind = "unreadable"
+        except OSError:
+            return Entry(path, "unreadable")
+        size = status.st_size if kind == "file" else 0
+        return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
+
+
+def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
+    """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
+    each folder before what is in it; follow no symlink.  Raise OSError for *root* alone."""
+    status = os.stat(root)
+    yield Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)
+    left = Folder(root).entries(logs)
+    while left:
+        entry = left.pop()
+        if entry.kind == "folder" and is_deep:
+            try:
+                left += Folder(root, entry.path, READABLE_FOLDER).entries(logs)
+            except OSError:
+                entry = Entry(entry.path, "unreadable")
+        yield entry
+
+
+class File(Handle):
+    """An open file that is sent only as long as it is what it was when it was offered."""
+
+    descriptor: int
+
+    def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
+        """Take *descriptor* over, of a file that the log calls *label*, and that is to keep its
+        *size*, in bytes, and *mtime_ns*, its time of change."""
+        self.descriptor, self._label, self._may_grow = descriptor, label, False
+        self._size, self._mtime_ns = size, mtime_ns
 
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
@@ -166,17 +246,20 @@ class File:
 class OfferedFile(File):
     """A file as a representation: as it is when it is opened, though it may grow."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        """Take *descriptor* over.  Raise OSError where it is not of a regular file."""
-        self.descriptor = descriptor
-        status = os.fstat(descriptor)
-        super().__init__(descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True)
+    def __init__(self, name: str, path: str, folder: Folder | None = None) -> None:
+        """Open *path*, or what is called so in *folder*.  Raise OSError for no regular file."""
+        # Looked at before, since to open some devices is to set them going, and after.
+        status = folder.stat(path) if folder else os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            self.descriptor = folder.open(path) if folder else os.open(path, FILE_FLAGS)
+            status = os.fstat(self.descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        self.name = name
+            raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
+        super().__init__(self.descriptor, "the file", status.st_size, status.st_mtime_ns)
+        self._may_grow = True
         # Strong: another file, another size or another time in ns makes another tag.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
-        self.version = Version(etag, status.st_size, file_id(status))
+        self.name, self.version = name, Version(etag, status.st_size, file_id(status))
         self.modified: int | None = status.st_mtime_ns // 10**9
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
@@ -184,102 +267,8 @@ class OfferedFile(File):
         yield self, start, stop
 
 
-class Entry(NamedTuple):
-    """What is in a folder; *path* leads there from the root of the walk, with slashes."""
-
-    path: str
-    kind: Kind
-    mode: int = 0
-    size: int = 0
-    mtime_ns: int = 0
-    target: str = ""
-
-
 def file_id(status: os.stat_result) -> FileId:
     return status.st_dev, status.st_ino
-
-
-def open_regular(path: str, folder: int | None = None, follow_symlinks: bool = True) -> int:
-    """Return a descriptor of the regular file *path*, if from an open *folder*.  Raise OSError."""
-    # Looked at first, since to open some devices is to set them going.
-    status = os.stat(path, dir_fd=folder, follow_symlinks=follow_symlinks)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
-    return os.open(path, FILE_FLAGS if follow_symlinks else FILE_FLAGS | NO_FOLLOW, dir_fd=folder)
-
-
-class Folder:
-    """An open folder; no symlink leads to it, nor to its files, whoever swaps names meanwhile."""
-
-    def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
-        """Open the folder *path* below *root*.  Raise OSError."""
-        self._descriptor: int | None = None
-        self.path, self._prefix = path, os.path.join(root, "")
-        # What is in the root itself is opened by its path.
-        if path and os.open in os.supports_dir_fd:
-            self._prefix = ""
-            self._descriptor = os.open(root, flags)
-            for component in path.split("/"):
-                above = self._descriptor
-                self._descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
-                os.close(above)
-        elif path:
-            place = os.path.normpath(os.path.join(os.path.realpath(root), path))
-            if os.path.normcase(os.path.realpath(place)) != os.path.normcase(place):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
-            self._prefix = os.path.join(place, "")
-
-    def __del__(self) -> None:
-        descriptor = getattr(self, "_descriptor", None)
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def open(self, name: str) -> int:
-        """Return a descriptor of *name*, which was a regular file before.  Raise OSError."""
-        return os.open(self._prefix + name, FILE_FLAGS | NO_FOLLOW, dir_fd=self._descriptor)
-
-    def open_regular(self, name: str) -> int:
-        """Return a descriptor of the regular file *name*.  Raise OSError."""
-        return open_regular(self._prefix + name, self._descriptor, follow_symlinks=False)
-
-    def entries(self, logs: Logs) -> list[Entry]:
-        """Return what is in it, by the bytes of the names.  Raise OSError."""
-        with os.scandir(self._prefix if self._descriptor is None else self._descriptor) as found:
-            return [self._entry(item, logs) for item in sorted(found, key=os.fsencode)]
-
-    def _entry(self, item: os.DirEntry[str], logs: Logs) -> Entry:
-        path = f"{self.path}/{item.name}" if self.path else item.name
-        if item.name.startswith("."):
-            return Entry(path, "hidden")
-        try:
-            status = item.stat(follow_symlinks=False)
-            kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
-            target = os.readlink(item.path, dir_fd=self._descriptor) if kind == "symlink" else ""
-            if file_id(status) in logs:
-                kind = "log"
-            elif kind == "file" and not os.access(item.path, os.R_OK, dir_fd=self._descriptor):
-                kind = "unreadable"
-        except OSError:
-            return Entry(path, "unreadable")
-        size = status.st_size if kind == "file" else 0
-        return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
-
-
-def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
-    """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
-    each folder before what is in it; follow no symlink.  Raise OSError for *root* alone."""
-    status = os.stat(root)
-    left = [Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)]
-    while left:
-        entry = left.pop()
-        if entry.kind == "folder" and (is_deep or not entry.path):
-            try:
-                left += reversed(Folder(root, entry.path, READABLE_FOLDER).entries(logs))
-            except OSError:
-                if not entry.path:
-                    raise
-                entry = Entry(entry.path, "unreadable")
-        yield entry
 
 
 class Archive:
@@ -293,9 +282,8 @@ class Archive:
         """Lay out the folder *path*, called *folder*.  Raise OSError where it cannot be read."""
         self.name, self.folder, self._path = f"{folder}.tar", folder, path
         self._entries: list[Entry] = []
-        # Where the header of each entry begins, and at last where the end of the archive does.
+        # Where the header of each entry begins, and at last where the archive ends.
         self._offsets = array("Q", [0])
-        self.files = self.content = 0
         left_out: dict[str, list[str]] = {"hidden": [], "unreadable": [], "special": [], "log": []}
         # Python 3.8 writes other headers than 3.9.
         layout = hashlib.sha256(repr((folder, sys.version_info[:2])).encode())
@@ -307,10 +295,12 @@ class Archive:
             end = self._offsets[-1] + len(self._header(entry)) + entry.size
             self._offsets.append(-(-end // BLOCK) * BLOCK)
             self._entries.append(entry)
-            self.files += entry.kind == "file"
-            self.content += entry.size
             progress(folder, len(self._entries))
-        self.version = Version(f'"{layout.hexdigest()[:32]}"', self._offsets[-1] + 2 * BLOCK)
+        # After the last one come two blocks of zeros.
+        self._offsets[-1] += 2 * BLOCK
+        self.version = Version(f'"{layout.hexdigest()[:32]}"', self._offsets[-1])
+        self.files = sum(entry.kind == "file" for entry in self._entries)
+        self.content = sum(entry.size for entry in self._entries)
         told = {kind: f"{len(paths):,} {kind}" for kind, paths in left_out.items() if paths}
         if "unreadable" in told:
             told["unreadable"] += f" ({some(left_out['unreadable'], 3)})"
@@ -318,35 +308,33 @@ class Archive:
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
-        folder: Folder | None = None
-        padding = b""
+        # The folder of the last file stays open for the next.
+        open_folder = functools.lru_cache(maxsize=1)(functools.partial(Folder, self._path))
 
         def open_file(entry: Entry) -> File:
-            nonlocal folder
-            parent, _, name = entry.path.rpartition("/")
+            above, _, name = entry.path.rpartition("/")
             label = f"{self.folder}/{entry.path}"
             try:
-                if folder is None or folder.path != parent:
-                    folder = Folder(self._path, parent)
-                return File(folder.open(name), label, entry.size, entry.mtime_ns)
+                return File(open_folder(above).open(name), label, entry.size, entry.mtime_ns)
             except OSError as error:
                 raise ContentChanged(f"{label}: {error.strerror}") from None
 
-        end = min(bisect_left(self._offsets, stop), len(self._entries))
-        for index in range(bisect_right(self._offsets, start) - 1, end):
+        begin, end = bisect_right(self._offsets, start) - 1, bisect_left(self._offsets, stop)
+        padding, offset = b"", start
+        for index in range(begin, end):
             entry, offset = self._entries[index], self._offsets[index] - len(padding)
             if entry.kind == "file" and not entry.size:
                 # One that has no bytes is told of only if it is still empty.
                 open_file(entry).check()
             head = padding + self._header(entry)
             yield head[max(start - offset, 0) : stop - offset]
-            content = offset + len(head)
-            first, last = max(start - content, 0), min(stop - content, entry.size)
+            offset += len(head)
+            first, last = max(start - offset, 0), min(stop - offset, entry.size)
             if first < last:
                 yield open_file(entry), first, last
-            padding = bytes(-entry.size % BLOCK)
-        offset = self._offsets[end] - len(padding)
-        yield (padding + bytes(2 * BLOCK))[max(start - offset, 0) : max(stop - offset, 0)]
+            offset += entry.size
+            padding = bytes(self._offsets[index + 1] - offset)
+        yield padding[max(start - offset, 0) : max(stop - offset, 0)]
 
     def _header(self, entry: Entry) -> bytes:
         """Return the blocks before the content of *entry*: what tobuf makes, only faster."""
@@ -380,6 +368,17 @@ class Share:
         self.named, self._secret, self.is_deep, self.logs = named, secret, is_deep, logs
         self.folder = os.path.abspath(folder) if folder else ""
 
+    def link(self, name: str) -> str:
+        """Return the path of the link to *name*, percent-encoded, the secret before it."""
+        return urllib.parse.quote(os.fsencode(f"{self._secret and '/'}{self._secret}/{name}"))
+
+    def offers(self) -> Iterator[Representation]:
+        """Return what is offered, in order.  Raise OSError where the folder cannot be read."""
+        entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
+        found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
+        # What has gone since, or leads out of the folder, cannot be opened.
+        return filter(None, map(self.open, map(self.link, chain(self.named, found))))
+
     def open(self, path: str) -> Representation | None:
         """Open what *path*, the percent-encoded path of a request, names; None if nothing is.
         Raise OSError only where the system has no descriptor or memory left."""
@@ -395,43 +394,25 @@ class Share:
                 raise
             return None
 
-    def offers(self) -> Iterator[Representation]:
-        """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
-        entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
-        found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
-        for name in chain(self.named, found):
-            # It may have gone since, or lead out of the folder.
-            with contextlib.suppress(OSError, ValueError):
-                yield self._open(name.split("/"))
-
-    def link(self, name: str) -> str:
-        """Return the path of the link to *name*, percent-encoded, the secret before it."""
-        return urllib.parse.quote(os.fsencode(f"{self._secret and '/'}{self._secret}/{name}"))
-
-    def _open(self, components: Sequence[str]) -> Representation:
+    def _open(self, components: list[str]) -> Representation | None:
         path = "/".join(components)
         if not self.folder:
             named = self.named.get(path, "")
-            return named if isinstance(named, Archive) else OfferedFile(open_regular(named), path)
-        if (len(components) > 1 and not self.is_deep) or not all(map(may_be_offered, components)):
-            raise FileNotFoundError(path)
+            return named if isinstance(named, Archive) else OfferedFile(path, named)
         above, _, name = path.rpartition("/")
+        if (above and not self.is_deep) or not all(map(may_be_offered, components)):
+            return None
         folder = Folder(self.folder, above)
         try:
-            descriptor = folder.open_regular(name)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ELOOP):
-                raise
+            file = OfferedFile(path, name, folder)
+        except OSError:
             # It may be a symlink: neither out of the folder, nor to a hidden name in it.
             target = os.path.realpath(os.path.join(self.folder, path))
             found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
             if not all(map(may_be_offered, found)):
-                raise FileNotFoundError(path) from None
-            descriptor = Folder(self.folder, "/".join(found[:-1])).open_regular(found[-1])
-        file = OfferedFile(descriptor, path)
-        if file.version.file_id in self.logs:
-            raise FileNotFoundError(path)
-        return file
+                return None
+            file = OfferedFile(path, found[-1], Folder(self.folder, "/".join(found[:-1])))
+        return None if file.version.file_id in self.logs else file
 
 
 def may_be_offered(component: str) -> bool:
@@ -446,12 +427,11 @@ def may_be_offered(component: str) -> bool:
     return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
 
 
-def offers_by_name(
-    paths: Iterable[str], logs: Logs, progress: Progress
-) -> dict[str, str | Archive]:
+def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Named:
     """Return, by the names that their links get, the files of *paths*, without *logs*, and archives
     of the folders.  Raise OSError, which tells all that cannot be had, and ValueError for two of
     one name, or none."""
+    named: dict[str, str | Archive] = {}
     found: dict[str, str] = {}
     failures: dict[str, list[str]] = {}
     for path in paths:
@@ -460,24 +440,18 @@ def offers_by_name(
         if not name:
             raise ValueError(f"{path} has no name that a link could have")
         try:
-            if os.path.isdir(path):
-                os.scandir(path).close()
-                name += ".tar"
-            else:
-                OfferedFile(open_regular(path), name)
-            if not os.path.samefile(path, found.setdefault(name, path)):
-                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
+            is_folder = os.path.isdir(path)
+            offer = Archive(path, name, logs, progress) if is_folder else OfferedFile(name, path)
+            other = found.setdefault(offer.name, path)
+            if not os.path.samefile(path, other):
+                raise ValueError(f"two would have one link, {offer.name}: {other} and {path}")
+            if offer.version.file_id not in logs:
+                named[offer.name] = offer if isinstance(offer, Archive) else path
         except OSError as error:
             failures.setdefault(error.strerror or str(error), []).append(path)
     if failures:
         told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
         raise OSError(errno.ENOENT, told)
-    named: dict[str, str | Archive] = {}
-    for name, path in found.items():
-        if os.path.isdir(path):
-            named[name] = Archive(path, name[: -len(".tar")], logs, progress)
-        elif file_id(os.stat(path)) not in logs:
-            named[name] = path
     return named
 
 
@@ -564,9 +538,8 @@ def parse_range(value: str, size: int) -> list[Span]:
         match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
         if not match or spec == "-":
             raise Refusal(400, "malformed byte range")
-        # In linear time: from 20 digits on any number is past the end of any file.
-        digits = [number.lstrip("0") for number in match.groups()]
-        first, last = (int(number or "0") if len(number) < 20 else 10**20 for number in digits)
+        # In linear time: what has 20 digits is past the end of any file, however it goes on.
+        first, last = (int(number.lstrip("0")[:20] or 0) for number in match.groups())
         if match[1] and match[2] and last < first:
             raise Refusal(400, "byte range ends before it starts")
         start = first if match[1] else max(0, size - last)
@@ -591,13 +564,7 @@ def parse_date(value: str) -> int | None:
     """Return the Unix time of a date in a format of RFC 9110, section 5.6.7, else None."""
     for date_format in DATE_FORMATS:
         with contextlib.suppress(ValueError):
-            parsed, now = time.strptime(value.strip(" \t"), date_format), time.gmtime()
-            year = parsed.tm_year
-            if "%y" in date_format:
-                # The last such year that is not more than 50 years ahead.
-                latest = now.tm_year + 50 - (parsed[1:6] > now[1:6])
-                year = latest - (latest - year) % 100
-            return calendar.timegm((year, *parsed[1:6]))
+            return calendar.timegm(time.strptime(value.strip(" \t"), date_format))
     return None
 
 

@@ -438,8 +438,7 @@ class Headers(unittest.TestCase):
             if draw.random() < 0.7:
                 path = re.sub("[^a-c]", "d", path)
             path = "/".join(filter(None, path.split("/"))) or "x"
-            # mypy: one of the kinds.
-            return Entry(path, kind, draw.randrange(0o2000), size, time, target * (kind[0] == "s"))  # type: ignore[arg-type]
+            return Entry(path, kind, draw.randrange(0o2000), size, time, target * (kind[0] == "s"))
 
         self.check("f", [seeded() for _ in range(2000)])
 
