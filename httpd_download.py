@@ -24,7 +24,6 @@ import functools
 import hashlib
 import http.server
 import os
-import queue
 import random
 import re
 import socket
@@ -1347,8 +1346,8 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # refuse.  The server accepts as many connections as there are descriptors for.
 
 # Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
+# User-Agent.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
 TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
 TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
@@ -1556,8 +1555,6 @@ class QuietServer(http.server.ThreadingHTTPServer):
         """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
         self._free = threading.Semaphore(most)
-        # Of each idle thread, that by which it gets its next connection.
-        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
@@ -1570,9 +1567,8 @@ class QuietServer(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection while there are descriptors for it and for what it fetches."""
-        if not self._free.acquire(timeout=TICK):
-            raise OSError(errno.EMFILE, "no connection is free")
+        """Accept a connection once there are descriptors for it and for what it fetches."""
+        self._free.acquire()
         try:
             accepted, address = super().get_request()
             if self.tls:
@@ -1588,22 +1584,8 @@ class QuietServer(http.server.ThreadingHTTPServer):
         return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Leave the connection to a thread that is idle, or else to a new one."""
-        if self._idle:
-            self._idle.pop().put((request, client_address))
-        else:
-            # Not by threading, which waits for ever for one that has no memory to begin with.
-            _thread.start_new_thread(self._serve_on, (request, client_address))
-
-    def _serve_on(self, *accepted: Any) -> None:
-        """Serve this connection and further ones, until enough other threads are idle."""
-        # There may be no memory for anything.
-        with contextlib.suppress(MemoryError):
-            self.process_request_thread(*accepted)
-            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-            while len(self._idle) < MOST_IDLE:
-                self._idle.append(inbox)
-                self.process_request_thread(*inbox.get())
+        # Not by threading, which waits for ever for a thread that has no memory to begin with.
+        _thread.start_new_thread(self.process_request_thread, (request, client_address))
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, which PartialContentHandler.finish has shut down, if it began."""
@@ -1628,10 +1610,7 @@ def tls_reason(error: OSError) -> str:
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files make none."""
-    try:
-        import ssl
-    except ImportError:
-        raise OSError(errno.ENOTSUP, "this Python was built without ssl", certificate) from None
+    import ssl
 
     class Socket(ssl.SSLSocket):
         def recv_into(self, *arguments: Any) -> int:
@@ -1914,8 +1893,9 @@ def write_all(stream: TextIO, text: str) -> None:
 
 # --- The command line ---------------------------------------------------------------------
 #
-# From the arguments to a server that runs, and to its end.  The main thread starts everything and
-# waits, so that a signal finds nothing half done.
+# From the arguments to a server that runs, and to its end.  A thread starts the server and watches
+# over it, another accepts; the main thread waits for the end.  A signal only leaves a note for it,
+# so that nothing is ever interrupted half done.
 
 # Descriptors: for streams, the listening socket, modules being loaded and some to spare; and for a
 # connection, which has a socket, a file with its folder, and the last one that it sent by sendfile.
@@ -2000,20 +1980,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
     """Return what *options* name.  Raise OSError for what cannot be had, and ValueError."""
-    logs = set()
     # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
     script = "" if options.names else globals().get("__file__", "")
-    for stream in (sys.stdout, sys.stderr, script):
-        # There may be no stream, or one that is no file.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            logs.add(file_id(os.stat(stream if isinstance(stream, str) else stream.fileno())))
+    logs = set()
+    for written in (1, 2, script):
+        with contextlib.suppress(OSError):
+            logs.add(file_id(os.stat(written)))
     named = offers_by_name(options.names, logs, terminal.note_progress)
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir
-    if folder:
-        # So that what cannot be offered is said before anything else.
-        os.scandir(folder).close()
     return Share(folder, named, secret, options.recursive, logs)
 
 
@@ -2021,13 +1997,12 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
     """Bind where *options* say.  Raise OSError where that cannot be, with the place as its file."""
     most = 1000
     if resource:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         # macOS: the hard limit is infinite, and cannot be had.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
-        most = max(1, (limit - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = max(1, (min(soft, 1 << 15) - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
     # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
     addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
     ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
@@ -2048,27 +2023,24 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
-    """Print where the server can be reached, and a link for each offer."""
+    """Print where the server can be reached, and a link for each offer.  Raise OSError, before
+    anything is printed, where the folder cannot be read."""
     bound = server.server_address[0]
     is_any = bound in ("::", "0.0.0.0") and not options.host
     # As it was typed: server_address leaves out the zone of a link-local address.
     hosts = local_addresses(bound == "::") if is_any else [options.host or options.bind]
     scheme = "https" if options.tls_cert else "http"
     url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
-    terminal.say(f"serving on: {url}/")
-    for other in others:
-        terminal.say(f"also on: {other}/")
-    terminal.say("===== local files =====")
-    share, remarks, is_empty = server.share, [], True
+    share, links, remarks = server.share, [], []
     for offer in share.offers():
-        link, told, is_empty = share.link(offer.name), [format_size(offer.version.size)], False
+        link, told = share.link(offer.name), [format_size(offer.version.size)]
         if isinstance(offer, Archive):
             told = [escape(offer.folder), plural(offer.files, "file"), format_size(offer.content)]
             remarks += [f"left out of {offer.name}: {offer.left_out}"] * bool(offer.left_out)
         elif not link.endswith("/" + offer.name):
             told.insert(0, escape(offer.name))
-        terminal.say(f"link: {url}{link}  ({', '.join(told)})")
-    if is_empty:
+        links.append(f"link: {url}{link}  ({', '.join(told)})")
+    if not links:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
         # Without the folder itself, and those that have been looked into.
         kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
@@ -2078,16 +2050,20 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
         there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
         advice = "-r, or name them" if kinds["folder"] else "name them"
         remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
-    for remark in remarks:
-        terminal.say(escape(remark))
-    terminal.say("===== start logging =====")
+    lines = [f"serving on: {url}/", *(f"also on: {other}/" for other in others)]
+    lines += ["===== local files =====", *links, *map(escape, remarks), "===== start logging ====="]
+    for line in lines:
+        terminal.say(line)
 
 
 def serve(
-    server: QuietServer, downloads: Downloads, terminal: Terminal, ends: deque[Exception | None]
+    options: argparse.Namespace,
+    terminal: Terminal,
+    servers: list[QuietServer],
+    ends: deque[tuple[int, str]],
 ) -> None:
-    """Serve until there is something in *ends*: what a thread died of, or None, for a signal or
-    enough deliveries.  Raise RuntimeError if a thread fails."""
+    """Start a server, add it to *servers*, and serve; add to *ends* with which status the program
+    is to end, and what went wrong."""
 
     def watch() -> None:
         while not downloads.is_over():
@@ -2096,28 +2072,34 @@ def serve(
             terminal.show(*downloads.rows(MOST_ROWS))
             # However many there are, looking at them takes little of a processor.
             time.sleep(max(TICK, 100 * (time.thread_time() - began)))
+        ends.append((0, ""))
 
-    def run(work: Callable[[], None]) -> None:
+    def run(name: str, work: Callable[[], None]) -> None:
         while not ends:
-            # There may be no memory for a while: nothing here needs any.
             try:
                 work()
-                ends.append(None)
             except MemoryError:
+                # There may be some again soon.
                 time.sleep(TICK)
             except Exception as error:
-                ends.append(error)
+                ends.append((1, f"the thread that {name} has died: {error!r}"))
 
-    # glibc loads what ends a thread when the first one ends: later there may be no memory for it.
-    threading.Thread(target=int).start()
-    for work in (functools.partial(server.serve_forever, TICK), watch):
-        threading.Thread(target=run, args=(work,), daemon=True).start()
-    # Not Event.wait, which needs memory, and which on Windows no signal ends.
-    while not ends:
-        time.sleep(TICK / 4)
-    if ends[0]:
-        who = "the thread that accepts connections, or the one that watches"
-        raise RuntimeError(f"{who}, has died: {ends[0]!r}")
+    try:
+        share = make_share(options, terminal)
+        wanted = int(options.count or 0)
+        downloads = Downloads(terminal.log, float(options.timeout), wanted, share.named)
+        server = make_server(options, share, downloads)
+        announce(server, options, terminal)
+        accept = functools.partial(server.serve_forever, TICK)
+        threading.Thread(target=run, args=("accepts", accept), daemon=True).start()
+        servers.append(server)
+        run("watches", watch)
+    except ValueError as error:
+        ends.append((2, str(error)))
+    except Exception as error:
+        where = getattr(error, "filename", None)
+        told = failure_reason(error) or repr(error)
+        ends.append((1, f"{where}: {told}" if where else told))
 
 
 def handle_signals(handler: Any) -> None:
@@ -2130,49 +2112,34 @@ def handle_signals(handler: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
     options = parse_arguments(arguments)
-    ends: deque[Exception | None] = deque()
-
-    def interrupt(number: int, frame: Any) -> None:
-        """End the work of the main thread; an impatient hand's second Ctrl-C changes nothing."""
-        handle_signals(signal.SIG_IGN)
-        ends.append(None)
-        # What is raised while something is finalized Python drops, not without a traceback.
-        if frame.f_code.co_name != "__del__":
-            raise KeyboardInterrupt
-
+    servers: list[QuietServer] = []
+    ends: deque[tuple[int, str]] = deque()
+    handle_signals(lambda *_: ends.append((0, "")))
     # For each thread, which never touches more than 12 KiB of it.
     threading.stack_size(1 << 18)
-    status, lines, server, terminal = 0, [], None, None
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            handle_signals(interrupt)
-            terminal = Terminal(sys.stdout, sys.stderr)
-            share = make_share(options, terminal)
-            count = int(options.count or 0)
-            downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
-            server = make_server(options, share, downloads)
-            announce(server, options, terminal)
-            serve(server, downloads, terminal, ends)
-        except (OSError, ValueError, MemoryError, RuntimeError) as error:
-            status = 2 if isinstance(error, ValueError) else 1
-            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            parts = ("httpd_download", getattr(error, "filename", None), told)
-            lines = [": ".join(filter(None, parts))]
-        finally:
-            handle_signals(signal.SIG_IGN)
+    try:
+        terminal = Terminal(sys.stdout, sys.stderr)
+        started = (options, terminal, servers, ends)
+        threading.Thread(target=serve, args=started, daemon=True).start()
+    except RuntimeError as error:
+        sys.exit(f"httpd_download: {error}")
+    # Not Event.wait, which needs memory, and which on Windows no signal ends.
+    while not ends:
+        time.sleep(TICK / 4)
+    handle_signals(signal.SIG_IGN)
+    status, told = ends[0]
+    lines = [f"httpd_download: {told}"] * bool(told)
+    # If nobody takes the last lines, or a disk hangs.
     deadline = threading.Timer(PARTING, os._exit, (status,))
     deadline.daemon = True
     with contextlib.suppress(RuntimeError):
         deadline.start()
-    if server:
-        summary = downloads.stop()
+    for server in servers:
+        summary = server.downloads.stop()
         if len(summary) > 1 and not options.secret:
             summary.append(f"to let them resume: the same command with -p {server.server_port}")
         lines += summary
-    if terminal:
-        terminal.close(lines or ["stopped."])
-    else:
-        print(*lines, sep="\n", file=sys.stderr)
+    terminal.close(lines or ["stopped."])
     deadline.cancel()
     return status
 
