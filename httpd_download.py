@@ -53,7 +53,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Literal, TextIO
+    from typing import Any, Literal, NoReturn, TextIO
 
     # Takes an address, a subject, such as a request of it, and what became of that.
     Log = Callable[[str, str, str], None]
@@ -1537,14 +1537,13 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: a refused request has its line, and http.server adds only time-outs."""
 
 
-class QuietServer(http.server.ThreadingHTTPServer):
-    """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
+class QuietServer(socketserver.ThreadingTCPServer):
+    """A thread for each connection; one line, never a traceback, for what goes wrong in it.  No
+    name is ever looked up, as http.server's own do when they bind."""
 
     request_queue_size = 1024
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
-    allow_reuse_port = False
-
     # Knobs: whether no range but ``bytes=N-`` is honoured, and how https is spoken.
     resume_only = False
     tls: ssl.SSLContext | None = None
@@ -1560,15 +1559,16 @@ class QuietServer(http.server.ThreadingHTTPServer):
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
 
     def server_bind(self) -> None:
-        """Bind for IPv4 too where the address is ::, and look no name up, as HTTPServer does."""
+        """Bind for IPv4 too where the address is ::."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        super().server_bind()
+        self.server_port: int = self.server_address[1]
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection once there are descriptors for it and for what it fetches."""
-        self._free.acquire()
+        """Accept a connection while there are descriptors for it and for what it fetches."""
+        if not self._free.acquire(timeout=TICK):
+            raise OSError(errno.EMFILE, "no connection is free")
         try:
             accepted, address = super().get_request()
             if self.tls:
@@ -1893,13 +1893,10 @@ def write_all(stream: TextIO, text: str) -> None:
 
 # --- The command line ---------------------------------------------------------------------
 #
-# From the arguments to a server that runs, and to its end.  A thread starts the server and watches
-# over it, another accepts; the main thread waits for the end.  A signal only leaves a note for it,
-# so that nothing is ever interrupted half done.
+# From the arguments to a server that runs, and to its end.  One thread starts the server, accepts
+# and watches; the main thread waits for the end.  A signal leaves a note for it, and interrupts
+# nothing that is half done.
 
-# Descriptors: for streams, the listening socket, modules being loaded and some to spare; and for a
-# connection, which has a socket, a file with its folder, and the last one that it sent by sendfile.
-OWN_DESCRIPTORS, DESCRIPTORS_EACH = 24, 4
 # Seconds after which it leaves even if nobody takes the last lines.
 PARTING = 1.5
 HELP = """\
@@ -1928,6 +1925,7 @@ examples:
 """
 # What values must be, and how that is said.
 VALUES = {
+    "bind": (r"[0-9]+\.[0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*(%\w+)?", "an address in figures"),
     "port": (r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port"),
     "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
     "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
@@ -1965,10 +1963,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
-    try:
-        numeric_address("::" if options.bind is None else options.bind)
-    except ValueError as error:
-        parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
         parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
     if "" in (options.directory, options.tls_cert, options.tls_key, *options.names):
@@ -1978,8 +1972,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
-    """Return what *options* name.  Raise OSError for what cannot be had, and ValueError."""
+def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
+    """Bind where *options* say, for what they name.  Raise OSError for what cannot be had, and
+    ValueError."""
     # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
     script = "" if options.names else globals().get("__file__", "")
     logs = set()
@@ -1990,11 +1985,9 @@ def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir
-    return Share(folder, named, secret, options.recursive, logs)
-
-
-def make_server(options: argparse.Namespace, share: Share, downloads: Downloads) -> QuietServer:
-    """Bind where *options* say.  Raise OSError where that cannot be, with the place as its file."""
+    share = Share(folder, named, secret, options.recursive, logs)
+    downloads = Downloads(terminal.log, float(options.timeout), int(options.count or 0), named)
+    tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     most = 1000
     if resource:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -2002,11 +1995,12 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = max(1, (min(soft, 1 << 15) - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
+        # A connection has a socket, a file with its folder, and the last one that it sent by
+        # sendfile; others are for streams, modules being loaded, and to spare.
+        most = max(1, (min(soft, 1 << 15) - 24) // 4)
     # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
     addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
     ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
-    tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     for address, port in product(addresses, ports):
         try:
             server = QuietServer((address[0], port, *address[2:]), share, downloads, most)
@@ -2014,12 +2008,7 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
             return server
         except OSError as caught:
             error = caught
-    advice = {
-        errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
-        errno.EADDRNOTAVAIL: "not an address of this machine",
-        errno.EACCES: "the port needs more rights: name one from 1024 up",
-    }.get(error.errno or 0, error.strerror)
-    raise OSError(error.errno, advice, address[0] + f" port {port}" * (options.port != "0"))
+    raise OSError(error.errno, error.strerror, f"{address[0]} port {port}")
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
@@ -2056,93 +2045,70 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
         terminal.say(line)
 
 
-def serve(
-    options: argparse.Namespace,
-    terminal: Terminal,
-    servers: list[QuietServer],
-    ends: deque[tuple[int, str]],
-) -> None:
-    """Start a server, add it to *servers*, and serve; add to *ends* with which status the program
-    is to end, and what went wrong."""
-
-    def watch() -> None:
-        while not downloads.is_over():
+def serve(server: QuietServer, terminal: Terminal) -> None:
+    """Serve until enough is delivered, though there be no memory for a while."""
+    server.timeout = pause = TICK
+    while True:
+        with contextlib.suppress(MemoryError):
+            end = time.monotonic() + pause
+            while time.monotonic() < end:
+                server.handle_request()
             began = time.thread_time()
-            downloads.watch()
-            terminal.show(*downloads.rows(MOST_ROWS))
+            server.downloads.watch()
+            terminal.show(*server.downloads.rows(MOST_ROWS))
             # However many there are, looking at them takes little of a processor.
-            time.sleep(max(TICK, 100 * (time.thread_time() - began)))
-        ends.append((0, ""))
-
-    def run(name: str, work: Callable[[], None]) -> None:
-        while not ends:
-            try:
-                work()
-            except MemoryError:
-                # There may be some again soon.
-                time.sleep(TICK)
-            except Exception as error:
-                ends.append((1, f"the thread that {name} has died: {error!r}"))
-
-    try:
-        share = make_share(options, terminal)
-        wanted = int(options.count or 0)
-        downloads = Downloads(terminal.log, float(options.timeout), wanted, share.named)
-        server = make_server(options, share, downloads)
-        announce(server, options, terminal)
-        accept = functools.partial(server.serve_forever, TICK)
-        threading.Thread(target=run, args=("accepts", accept), daemon=True).start()
-        servers.append(server)
-        run("watches", watch)
-    except ValueError as error:
-        ends.append((2, str(error)))
-    except Exception as error:
-        where = getattr(error, "filename", None)
-        told = failure_reason(error) or repr(error)
-        ends.append((1, f"{where}: {told}" if where else told))
+            pause = max(TICK, 100 * (time.thread_time() - began))
+            if server.downloads.is_over():
+                return
 
 
-def handle_signals(handler: Any) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program, and leave with 0, with 1 for a failure, or 2 for a wrong command line."""
+    options = parse_arguments(arguments)
+    servers: list[QuietServer] = []
+    # The exit status, and the last lines.
+    ends: deque[tuple[int, list[str]]] = deque()
+
+    def run() -> None:
+        try:
+            server = make_server(options, terminal)
+            announce(server, options, terminal)
+            servers.append(server)
+            serve(server, terminal)
+            ends.append((0, []))
+        except Exception as error:
+            status = 2 if isinstance(error, ValueError) and not servers else 1
+            told = [getattr(error, "filename", None), failure_reason(error) or repr(error)]
+            if servers:
+                told = [f"the thread that accepts connections has died: {error!r}"]
+            ends.append((status, [": ".join(filter(None, ["httpd_download", *told]))]))
+
     for number in (signal.SIGINT, signal.SIGTERM):
         # What nohup, or a script's &, has made deaf stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
-    options = parse_arguments(arguments)
-    servers: list[QuietServer] = []
-    ends: deque[tuple[int, str]] = deque()
-    handle_signals(lambda *_: ends.append((0, "")))
+            signal.signal(number, lambda *_: ends.append((0, [])))
     # For each thread, which never touches more than 12 KiB of it.
     threading.stack_size(1 << 18)
     try:
         terminal = Terminal(sys.stdout, sys.stderr)
-        started = (options, terminal, servers, ends)
-        threading.Thread(target=serve, args=started, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
     except RuntimeError as error:
         sys.exit(f"httpd_download: {error}")
     # Not Event.wait, which needs memory, and which on Windows no signal ends.
     while not ends:
         time.sleep(TICK / 4)
-    handle_signals(signal.SIG_IGN)
-    status, told = ends[0]
-    lines = [f"httpd_download: {told}"] * bool(told)
+    status, lines = ends[0]
     # If nobody takes the last lines, or a disk hangs.
-    deadline = threading.Timer(PARTING, os._exit, (status,))
-    deadline.daemon = True
     with contextlib.suppress(RuntimeError):
-        deadline.start()
+        threading.Timer(PARTING, os._exit, (status,)).start()
     for server in servers:
-        summary = server.downloads.stop()
-        if len(summary) > 1 and not options.secret:
-            summary.append(f"to let them resume: the same command with -p {server.server_port}")
-        lines += summary
-    terminal.close(lines or ["stopped."])
-    deadline.cancel()
-    return status
+        lines += server.downloads.stop()
+        if lines[-1].startswith("not whole") and not options.secret:
+            lines.append(f"to let them resume: the same command with -p {server.server_port}")
+    terminal.close(lines or ["stopped. nothing was delivered"])
+    # Threads still serve: nothing is torn down under them.
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
