@@ -39,7 +39,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from hmac import compare_digest
-from http import HTTPStatus
 from itertools import accumulate, chain, count, groupby, product
 from typing import TYPE_CHECKING, NamedTuple, Tuple, Union
 
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, NoReturn, TextIO
 
-    # Takes an address, a subject, such as a request of it, and what became of that.
-    Log = Callable[[str, str, str], None]
     Clock = Callable[[], float]
     Field = Tuple[str, str]
     # Where text is written, if there is such a stream, and text with where it goes.
@@ -68,7 +65,6 @@ if TYPE_CHECKING:
     Logs = Collection["FileId"]
     # Is told which folder is being read, and how many entries there are.
     Progress = Callable[[str, int], None]
-    # What is named, by the name of its link: a path, or an archive.
     Named = Mapping[str, Union[str, "Archive"]]
 
 __version__ = "2.0.0"
@@ -508,7 +504,7 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.fields = status, detail, fields
-        self.phrase = phrase or HTTPStatus(status).phrase
+        self.phrase = phrase or http.HTTPStatus(status).phrase
 
 
 class Head(NamedTuple):
@@ -1047,7 +1043,7 @@ class Downloads:
 
     def __init__(
         self,
-        log: Log,
+        log: Callable[[str, str, str], None],
         timeout: float = 60,
         wanted: int = 0,
         named: Iterable[str] = (),
@@ -1514,7 +1510,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Return the head of an answer; *length*: of the body, in bytes."""
         self.close_connection |= self.server.downloads.is_enough()
         version = "HTTP/1.0" if self.requestline.endswith("HTTP/1.0") else self.protocol_version
-        lines = [f"{version} {status} {phrase or HTTPStatus(status).phrase}"]
+        lines = [f"{version} {status} {phrase or http.HTTPStatus(status).phrase}"]
         lines += ["Server: httpd_download", f"Date: {http_date(int(time.time()))}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         lines.append("X-Content-Type-Options: nosniff")
@@ -1538,8 +1534,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
 
 class QuietServer(socketserver.ThreadingTCPServer):
-    """A thread for each connection; one line, never a traceback, for what goes wrong in it.  No
-    name is ever looked up, as http.server's own do when they bind."""
+    """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
     request_queue_size = 1024
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
@@ -1548,9 +1543,7 @@ class QuietServer(socketserver.ThreadingTCPServer):
     resume_only = False
     tls: ssl.SSLContext | None = None
 
-    def __init__(
-        self, address: tuple[Any, ...], share: Share, downloads: Downloads, most: int = 1000
-    ) -> None:
+    def __init__(self, address: Any, share: Share, downloads: Downloads, most: int = 1000) -> None:
         """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
         self._free = threading.Semaphore(most)
@@ -1559,7 +1552,7 @@ class QuietServer(socketserver.ThreadingTCPServer):
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
 
     def server_bind(self) -> None:
-        """Bind for IPv4 too where the address is ::."""
+        """Bind, for IPv4 too where the address is ::; look no name up, as HTTPServer does."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
@@ -1593,9 +1586,8 @@ class QuietServer(socketserver.ThreadingTCPServer):
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about networks; name a bug in one line."""
+        """Be silent about networks; name a bug in one line, if there is memory for that."""
         error = sys.exc_info()[1]
-        # There may be no memory for the line either.
         with contextlib.suppress(MemoryError):
             if error and failure_reason(error):
                 told = f"internal error. {type(error).__name__}: {error}"
@@ -1621,12 +1613,9 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class, context.minimum_version = Socket, ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    for path in filter(None, (certificate, key)):
-        # OpenSSL does not say which of the two is missing.
-        open(path, "rb").close()
     try:
         context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
+    except OSError as error:
         files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
         reason = f"not a certificate with its key: {tls_reason(error)}"
         raise OSError(errno.EINVAL, reason, files) from None
@@ -1897,7 +1886,7 @@ def write_all(stream: TextIO, text: str) -> None:
 # and watches; the main thread waits for the end.  A signal leaves a note for it, and interrupts
 # nothing that is half done.
 
-# Seconds after which it leaves even if nobody takes the last lines.
+# Seconds after which it leaves even if nobody takes the last lines, or a disk hangs.
 PARTING = 1.5
 HELP = """\
 usage: {prog} [options] [FILE or FOLDER ...]
@@ -1973,8 +1962,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
-    """Bind where *options* say, for what they name.  Raise OSError for what cannot be had, and
-    ValueError."""
+    """Bind where *options* say, for what they name.  Raise OSError, and ValueError."""
     # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
     script = "" if options.names else globals().get("__file__", "")
     logs = set()
@@ -2012,8 +2000,7 @@ def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
-    """Print where the server can be reached, and a link for each offer.  Raise OSError, before
-    anything is printed, where the folder cannot be read."""
+    """Print where the server can be reached, and a link for each offer; or raise OSError."""
     bound = server.server_address[0]
     is_any = bound in ("::", "0.0.0.0") and not options.host
     # As it was typed: server_address leaves out the zone of a link-local address.
@@ -2047,11 +2034,12 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
 
 def serve(server: QuietServer, terminal: Terminal) -> None:
     """Serve until enough is delivered, though there be no memory for a while."""
-    server.timeout = pause = TICK
+    pause = TICK
     while True:
         with contextlib.suppress(MemoryError):
             end = time.monotonic() + pause
             while time.monotonic() < end:
+                server.timeout = end - time.monotonic()
                 server.handle_request()
             began = time.thread_time()
             server.downloads.watch()
@@ -2098,7 +2086,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     while not ends:
         time.sleep(TICK / 4)
     status, lines = ends[0]
-    # If nobody takes the last lines, or a disk hangs.
     with contextlib.suppress(RuntimeError):
         threading.Timer(PARTING, os._exit, (status,)).start()
     for server in servers:
