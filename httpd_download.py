@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Hand files to someone over HTTP, from whatever machine is nearest to them.
 
-Run it in a folder, or name files and folders; paste the link that it prints; watch the log
-until it says that the file is delivered; press Ctrl-C.  Broken downloads resume.
+Run it, or name files and folders; paste the link; press Ctrl-C once the log says delivered.
 """
 
 from __future__ import annotations

@@ -504,6 +504,18 @@ class StopTest(Case):
         self.assertEqual(program.wait(), 0)
         self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
 
+    def test_while_a_disk_hangs_at_the_start(self) -> None:
+        code = (
+            "import httpd_download, sys, time\n"
+            "def hang(*_): print('reading', flush=True), time.sleep(60)\n"
+            "httpd_download.offers_by_name = hang\n"
+            "httpd_download.main()"
+        )
+        program = self.start_command([sys.executable, "-c", code])
+        program.out.wait_for("reading")
+        self.stop(program)
+        self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
+
     def test_in_mid_transfer_and_started_again(self) -> None:
         self.sparse("big", 64 * MIB)
         data = self.write("g", 1_000_000)
