@@ -1881,9 +1881,8 @@ def write_all(stream: TextIO, text: str) -> None:
 
 # --- The command line ---------------------------------------------------------------------
 #
-# From the arguments to a server that runs, and to its end.  One thread starts the server, accepts
-# and watches; the main thread waits for the end.  A signal leaves a note for it, and interrupts
-# nothing that is half done.
+# From the arguments to a server that runs, and to its end.  A thread starts it, accepts, watches;
+# the main thread waits for the end.  A signal leaves a note for it, and interrupts nothing.
 
 # Seconds after which it leaves even if nobody takes the last lines, or a disk hangs.
 PARTING = 1.5
@@ -2017,13 +2016,10 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
         links.append(f"link: {url}{link}  ({', '.join(told)})")
     if not links:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
-        # Without the folder itself, and those that have been looked into.
         kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
-        if share.is_deep:
-            del kinds["folder"]
         nouns = ("folder", "hidden file", "unreadable file", "symlink", "special file")
         there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
-        advice = "-r, or name them" if kinds["folder"] else "name them"
+        advice = "-r, or name them" if kinds["folder"] and not share.is_deep else "name them"
         remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
     lines = [f"serving on: {url}/", *(f"also on: {other}/" for other in others)]
     lines += ["===== local files =====", *links, *map(escape, remarks), "===== start logging ====="]

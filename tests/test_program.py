@@ -285,7 +285,8 @@ class OutputTest(Case):
             self.write(name)
         program = self.start("-r")
         self.assertEqual(program.links(), [])
-        self.assertEqual(program.out.all()[2], "nothing to offer here (2 hidden files: name them)")
+        told = "nothing to offer here (1 folder, 2 hidden files: name them)"
+        self.assertEqual(program.out.all()[2], told)
 
     @unittest.skipUnless(has_ipv6_loopback(), "no IPv6 on loopback")
     def test_ipv6(self) -> None:
