@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Hand files to someone over HTTP, from whatever machine is nearest to them.
 
-Run it in a folder, or name files and folders; paste the link that it prints; watch the log
-until it says that the file is delivered; press Ctrl-C.  Broken downloads resume.
+Run it, or name files and folders; paste the link; press Ctrl-C once the log says delivered.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import functools
 import hashlib
 import http.server
 import os
-import queue
 import random
 import re
 import socket
@@ -40,7 +38,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from hmac import compare_digest
-from http import HTTPStatus
 from itertools import accumulate, chain, count, groupby, product
 from typing import TYPE_CHECKING, NamedTuple, Tuple, Union
 
@@ -54,10 +51,8 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, TextIO
+    from typing import Any, NoReturn, TextIO
 
-    # Takes an address, a subject, such as a request of it, and what became of that.
-    Log = Callable[[str, str, str], None]
     Clock = Callable[[], float]
     Field = Tuple[str, str]
     # Where text is written, if there is such a stream, and text with where it goes.
@@ -67,7 +62,6 @@ if TYPE_CHECKING:
     Logs = Collection["FileId"]
     # Is told which folder is being read, and how many entries there are.
     Progress = Callable[[str, int], None]
-    # What is named, by the name of its link: a path, or an archive.
     Named = Mapping[str, Union[str, "Archive"]]
 
 __version__ = "2.0.0"
@@ -483,7 +477,7 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.fields = status, detail, fields
-        self.phrase = phrase or HTTPStatus(status).phrase
+        self.phrase = phrase or http.HTTPStatus(status).phrase
 
 
 class Head(NamedTuple):
@@ -1025,7 +1019,7 @@ class Downloads:
 
     def __init__(
         self,
-        log: Log,
+        log: Callable[[str, str, str], None],
         timeout: float = 60,
         wanted: int = 0,
         named: Iterable[str] = (),
@@ -1313,8 +1307,8 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # refuse.  The server accepts as many connections as there are descriptors for.
 
 # Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
+# User-Agent.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
 TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
 TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
@@ -1481,7 +1475,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Return the head of an answer; *length*: of the body, in bytes."""
         self.close_connection |= self.server.downloads.is_enough()
         version = "HTTP/1.0" if self.requestline.endswith("HTTP/1.0") else self.protocol_version
-        lines = [f"{version} {status} {phrase or HTTPStatus(status).phrase}"]
+        lines = [f"{version} {status} {phrase or http.HTTPStatus(status).phrase}"]
         lines += ["Server: httpd_download", f"Date: {http_date(int(time.time()))}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         lines.append("X-Content-Type-Options: nosniff")
@@ -1504,36 +1498,30 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: a refused request has its line, and http.server adds only time-outs."""
 
 
-class QuietServer(http.server.ThreadingHTTPServer):
+class QuietServer(socketserver.ThreadingTCPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
     request_queue_size = 1024
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
-    allow_reuse_port = False
-
     # Knobs: whether no range but ``bytes=N-`` is honoured, and how https is spoken.
     resume_only = False
     tls: ssl.SSLContext | None = None
 
-    def __init__(
-        self, address: tuple[Any, ...], share: Share, downloads: Downloads, most: int = 1000
-    ) -> None:
+    def __init__(self, address: Any, share: Share, downloads: Downloads, most: int = 1000) -> None:
         """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
         self._free = threading.Semaphore(most)
-        # Of each idle thread, that by which it gets its next connection.
-        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
 
     def server_bind(self) -> None:
-        """Bind for IPv4 too where the address is ::, and look no name up, as HTTPServer does."""
+        """Bind, for IPv4 too where the address is ::; look no name up, as HTTPServer does."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        super().server_bind()
+        self.server_port: int = self.server_address[1]
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept a connection while there are descriptors for it and for what it fetches."""
@@ -1554,22 +1542,8 @@ class QuietServer(http.server.ThreadingHTTPServer):
         return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Leave the connection to a thread that is idle, or else to a new one."""
-        if self._idle:
-            self._idle.pop().put((request, client_address))
-        else:
-            # Not by threading, which waits for ever for one that has no memory to begin with.
-            _thread.start_new_thread(self._serve_on, (request, client_address))
-
-    def _serve_on(self, *accepted: Any) -> None:
-        """Serve this connection and further ones, until enough other threads are idle."""
-        # There may be no memory for anything.
-        with contextlib.suppress(MemoryError):
-            self.process_request_thread(*accepted)
-            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-            while len(self._idle) < MOST_IDLE:
-                self._idle.append(inbox)
-                self.process_request_thread(*inbox.get())
+        # Not by threading, which waits for ever for a thread that has no memory to begin with.
+        _thread.start_new_thread(self.process_request_thread, (request, client_address))
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, which PartialContentHandler.finish has shut down, if it began."""
@@ -1577,9 +1551,8 @@ class QuietServer(http.server.ThreadingHTTPServer):
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about networks; name a bug in one line."""
+        """Be silent about networks; name a bug in one line, if there is memory for that."""
         error = sys.exc_info()[1]
-        # There may be no memory for the line either.
         with contextlib.suppress(MemoryError):
             if error and failure_reason(error):
                 told = f"internal error. {type(error).__name__}: {error}"
@@ -1594,10 +1567,7 @@ def tls_reason(error: OSError) -> str:
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files make none."""
-    try:
-        import ssl
-    except ImportError:
-        raise OSError(errno.ENOTSUP, "this Python was built without ssl", certificate) from None
+    import ssl
 
     class Socket(ssl.SSLSocket):
         def recv_into(self, *arguments: Any) -> int:
@@ -1608,12 +1578,9 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class, context.minimum_version = Socket, ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    for path in filter(None, (certificate, key)):
-        # OpenSSL does not say which of the two is missing.
-        open(path, "rb").close()
     try:
         context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
+    except OSError as error:
         files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
         reason = f"not a certificate with its key: {tls_reason(error)}"
         raise OSError(errno.EINVAL, reason, files) from None
@@ -1842,13 +1809,10 @@ def write_all(stream: Any, text: str) -> None:
 
 # --- The command line ---------------------------------------------------------------------
 #
-# From the arguments to a server that runs, and to its end.  The main thread starts everything and
-# waits, so that a signal finds nothing half done.
+# From the arguments to a server that runs, and to its end.  A thread starts it, accepts, watches;
+# the main thread waits for the end.  A signal leaves a note for it, and interrupts nothing.
 
-# Descriptors: for streams, the listening socket, modules being loaded and some to spare; and for a
-# connection, which has a socket, a file with its folder, and the last one that it sent by sendfile.
-OWN_DESCRIPTORS, DESCRIPTORS_EACH = 24, 4
-# Seconds after which it leaves even if nobody takes the last lines.
+# Seconds after which it leaves even if nobody takes the last lines, or a disk hangs.
 PARTING = 1.5
 HELP = """\
 usage: {prog} [options] [FILE or FOLDER ...]
@@ -1876,6 +1840,7 @@ examples:
 """
 # What values must be, and how that is said.
 VALUES = {
+    "bind": (r"[0-9]+\.[0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*(%\w+)?", "an address in figures"),
     "port": (r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port"),
     "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
     "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
@@ -1913,10 +1878,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
-    try:
-        numeric_address("::" if options.bind is None else options.bind)
-    except ValueError as error:
-        parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
         parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
     if "" in (options.directory, options.tls_cert, options.tls_key, *options.names):
@@ -1926,40 +1887,34 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def make_share(options: argparse.Namespace, terminal: Terminal) -> Share:
-    """Return what *options* name.  Raise OSError for what cannot be had, and ValueError."""
-    logs = set()
+def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
+    """Bind where *options* say, for what they name.  Raise OSError, and ValueError."""
     # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
     script = "" if options.names else globals().get("__file__", "")
-    for stream in (sys.stdout, sys.stderr, script):
-        # There may be no stream, or one that is no file.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            logs.add(file_id(os.stat(stream if isinstance(stream, str) else stream.fileno())))
+    logs = set()
+    for written in (1, 2, script):
+        with contextlib.suppress(OSError):
+            logs.add(file_id(os.stat(written)))
     named = offers_by_name(options.names, logs, terminal.note_progress)
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir
-    if folder:
-        # So that what cannot be offered is said before anything else.
-        os.scandir(folder).close()
-    return Share(folder, named, secret, options.recursive, logs)
-
-
-def make_server(options: argparse.Namespace, share: Share, downloads: Downloads) -> QuietServer:
-    """Bind where *options* say.  Raise OSError where that cannot be, with the place as its file."""
+    share = Share(folder, named, secret, options.recursive, logs)
+    downloads = Downloads(terminal.log, float(options.timeout), int(options.count or 0), named)
+    tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     most = 1000
     if resource:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         # macOS: the hard limit is infinite, and cannot be had.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
-        most = max(1, (limit - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A connection has a socket, a file with its folder, and the last one that it sent by
+        # sendfile; others are for streams, modules being loaded, and to spare.
+        most = max(1, (min(soft, 1 << 15) - 24) // 4)
     # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
     addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
     ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
-    tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     for address, port in product(addresses, ports):
         try:
             server = QuietServer((address[0], port, *address[2:]), share, downloads, most)
@@ -1967,143 +1922,103 @@ def make_server(options: argparse.Namespace, share: Share, downloads: Downloads)
             return server
         except OSError as caught:
             error = caught
-    advice = {
-        errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
-        errno.EADDRNOTAVAIL: "not an address of this machine",
-        errno.EACCES: "the port needs more rights: name one from 1024 up",
-    }.get(error.errno or 0, error.strerror)
-    raise OSError(error.errno, advice, address[0] + f" port {port}" * (options.port != "0"))
+    raise OSError(error.errno, error.strerror, f"{address[0]} port {port}")
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
-    """Print where the server can be reached, and a link for each offer."""
+    """Print where the server can be reached, and a link for each offer; or raise OSError."""
     bound = server.server_address[0]
     is_any = bound in ("::", "0.0.0.0") and not options.host
     # As it was typed: server_address leaves out the zone of a link-local address.
     hosts = local_addresses(bound == "::") if is_any else [options.host or options.bind]
     scheme = "https" if options.tls_cert else "http"
     url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
-    terminal.say(f"serving on: {url}/")
-    for other in others:
-        terminal.say(f"also on: {other}/")
-    terminal.say("===== local files =====")
-    share, remarks, is_empty = server.share, [], True
+    share, links, remarks = server.share, [], []
     for offer in share.offers():
-        link, told, is_empty = share.link(offer.name), [format_size(offer.version.size)], False
+        link, told = share.link(offer.name), [format_size(offer.version.size)]
         if isinstance(offer, Archive):
             told = [escape(offer.folder), plural(offer.files, "file"), format_size(offer.content)]
             remarks += [f"left out of {offer.name}: {offer.left_out}"] * bool(offer.left_out)
         elif not link.endswith("/" + offer.name):
             told.insert(0, escape(offer.name))
-        terminal.say(f"link: {url}{link}  ({', '.join(told)})")
-    if is_empty:
+        links.append(f"link: {url}{link}  ({', '.join(told)})")
+    if not links:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
-        # Without the folder itself, and those that have been looked into.
         kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
-        if share.is_deep:
-            del kinds["folder"]
         nouns = ("folder", "hidden file", "unreadable file", "symlink", "special file")
         there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
-        advice = "-r, or name them" if kinds["folder"] else "name them"
+        advice = "-r, or name them" if kinds["folder"] and not share.is_deep else "name them"
         remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
-    for remark in remarks:
-        terminal.say(escape(remark))
-    terminal.say("===== start logging =====")
+    lines = [f"serving on: {url}/", *(f"also on: {other}/" for other in others)]
+    lines += ["===== local files =====", *links, *map(escape, remarks), "===== start logging ====="]
+    for line in lines:
+        terminal.say(line)
 
 
-def serve(
-    server: QuietServer, downloads: Downloads, terminal: Terminal, ends: deque[Exception | None]
-) -> None:
-    """Serve until there is something in *ends*: what a thread died of, or None, for a signal or
-    enough deliveries.  Raise RuntimeError if a thread fails."""
-
-    def watch() -> None:
-        while not downloads.is_over():
+def serve(server: QuietServer, terminal: Terminal) -> None:
+    """Serve until enough is delivered, though there be no memory for a while."""
+    pause = TICK
+    while True:
+        with contextlib.suppress(MemoryError):
+            end = time.monotonic() + pause
+            while time.monotonic() < end:
+                server.timeout = end - time.monotonic()
+                server.handle_request()
             began = time.thread_time()
-            downloads.watch()
-            terminal.show(*downloads.rows(MOST_ROWS))
+            server.downloads.watch()
+            terminal.show(*server.downloads.rows(MOST_ROWS))
             # However many there are, looking at them takes little of a processor.
-            time.sleep(max(TICK, 100 * (time.thread_time() - began)))
-
-    def run(work: Callable[[], None]) -> None:
-        while not ends:
-            # There may be no memory for a while: nothing here needs any.
-            try:
-                work()
-                ends.append(None)
-            except MemoryError:
-                time.sleep(TICK)
-            except Exception as error:
-                ends.append(error)
-
-    # glibc loads what ends a thread when the first one ends: later there may be no memory for it.
-    threading.Thread(target=int).start()
-    for work in (functools.partial(server.serve_forever, TICK), watch):
-        threading.Thread(target=run, args=(work,), daemon=True).start()
-    # Not Event.wait, which needs memory, and which on Windows no signal ends.
-    while not ends:
-        time.sleep(TICK / 4)
-    if ends[0]:
-        who = "the thread that accepts connections, or the one that watches"
-        raise RuntimeError(f"{who}, has died: {ends[0]!r}")
+            pause = max(TICK, 100 * (time.thread_time() - began))
+            if server.downloads.is_over():
+                return
 
 
-def handle_signals(handler: Any) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program, and leave with 0, with 1 for a failure, or 2 for a wrong command line."""
+    options = parse_arguments(arguments)
+    servers: list[QuietServer] = []
+    # The exit status, and the last lines.
+    ends: deque[tuple[int, list[str]]] = deque()
+
+    def run() -> None:
+        try:
+            server = make_server(options, terminal)
+            announce(server, options, terminal)
+            servers.append(server)
+            serve(server, terminal)
+            ends.append((0, []))
+        except Exception as error:
+            status = 2 if isinstance(error, ValueError) and not servers else 1
+            told = [getattr(error, "filename", None), failure_reason(error) or repr(error)]
+            if servers:
+                told = [f"the thread that accepts connections has died: {error!r}"]
+            ends.append((status, [": ".join(filter(None, ["httpd_download", *told]))]))
+
     for number in (signal.SIGINT, signal.SIGTERM):
         # What nohup, or a script's &, has made deaf stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status: 0, 1 for a failure, 2 for a wrong command line."""
-    options = parse_arguments(arguments)
-    ends: deque[Exception | None] = deque()
-
-    def interrupt(number: int, frame: Any) -> None:
-        """End the work of the main thread; an impatient hand's second Ctrl-C changes nothing."""
-        handle_signals(signal.SIG_IGN)
-        ends.append(None)
-        # What is raised while something is finalized Python drops, not without a traceback.
-        if frame.f_code.co_name != "__del__":
-            raise KeyboardInterrupt
-
+            signal.signal(number, lambda *_: ends.append((0, [])))
     # For each thread, which never touches more than 12 KiB of it.
     threading.stack_size(1 << 18)
-    status, lines, server, terminal = 0, [], None, None
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            handle_signals(interrupt)
-            terminal = Terminal(sys.stdout, sys.stderr)
-            share = make_share(options, terminal)
-            count = int(options.count or 0)
-            downloads = Downloads(terminal.log, float(options.timeout), count, share.named)
-            server = make_server(options, share, downloads)
-            announce(server, options, terminal)
-            serve(server, downloads, terminal, ends)
-        except (OSError, ValueError, MemoryError, RuntimeError) as error:
-            status = 2 if isinstance(error, ValueError) else 1
-            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            parts = ("httpd_download", getattr(error, "filename", None), told)
-            lines = [": ".join(filter(None, parts))]
-        finally:
-            handle_signals(signal.SIG_IGN)
-    deadline = threading.Timer(PARTING, os._exit, (status,))
-    deadline.daemon = True
+    try:
+        terminal = Terminal(sys.stdout, sys.stderr)
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        sys.exit(f"httpd_download: {error}")
+    # Not Event.wait, which needs memory, and which on Windows no signal ends.
+    while not ends:
+        time.sleep(TICK / 4)
+    status, lines = ends[0]
     with contextlib.suppress(RuntimeError):
-        deadline.start()
-    if server:
-        summary = downloads.stop()
-        if len(summary) > 1 and not options.secret:
-            summary.append(f"to let them resume: the same command with -p {server.server_port}")
-        lines += summary
-    if terminal:
-        terminal.close(lines or ["stopped."])
-    else:
-        print(*lines, sep="\n", file=sys.stderr)
-    deadline.cancel()
-    return status
+        threading.Timer(PARTING, os._exit, (status,)).start()
+    for server in servers:
+        lines += server.downloads.stop()
+        if lines[-1].startswith("not whole") and not options.secret:
+            lines.append(f"to let them resume: the same command with -p {server.server_port}")
+    terminal.close(lines or ["stopped. nothing was delivered"])
+    # Threads still serve: nothing is torn down under them.
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

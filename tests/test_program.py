@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import http.client
 import io
 import os
@@ -284,7 +285,8 @@ class OutputTest(Case):
             self.write(name)
         program = self.start("-r")
         self.assertEqual(program.links(), [])
-        self.assertEqual(program.out.all()[2], "nothing to offer here (2 hidden files: name them)")
+        told = "nothing to offer here (1 folder, 2 hidden files: name them)"
+        self.assertEqual(program.out.all()[2], told)
 
     @unittest.skipUnless(has_ipv6_loopback(), "no IPv6 on loopback")
     def test_ipv6(self) -> None:
@@ -409,8 +411,9 @@ class ErrorTest(Case):
             ("--port -1: a port was expected", "-p", "-1"),
             (r"--port a\\x0ab: a port was expected", "-p", "a\nb"),
             ("-p.*expected one argument", "-p"),
-            ("localhost is not an address in figures", "-b", "localhost"),
-            (" is not an address in figures", "-b", ""),
+            ("--bind localhost: an address in figures was expected", "-b", "localhost"),
+            ("--bind 1234: an address in figures was expected", "-b", "1234"),
+            ("--bind : an address in figures was expected", "-b", ""),
             ("--count 0: a number from 1 up was expected", "-c", "0"),
             ("--count x: a number from 1 up was expected", "-c", "x"),
             ("--timeout 0: a number of seconds above 0 was expected", "--timeout", "0"),
@@ -452,8 +455,9 @@ class ErrorTest(Case):
             (2, "two would have one link, a: x/a and y/a", ["x/a", "f", "y/a"]),
             (1, told, named),
             (1, f"{above}nothing: {missing}", ["-d", "nothing"]),
-            (1, f"127.0.0.1 port {port}: the port is taken: .*", ["-p", str(port)]),
-            (1, r"192.0.2.77: not an address of this machine", ["-b", "192.0.2.77"]),
+            (1, f"127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}", ["-p", str(port)]),
+            (1, rf"192.0.2.77 port \d+: {os.strerror(errno.EADDRNOTAVAIL)}", ["-b", "192.0.2.77"]),
+            (2, "1.2.3.4.5 is not an address in figures, .*", ["-b", "1.2.3.4.5"]),
         ]
         started = [(*row, self.start(*row[2])) for row in rows]
         for status, complaint, arguments, program in started:
@@ -466,7 +470,7 @@ class ErrorTest(Case):
     def test_a_thread_dies(self) -> None:
         """One line that says why, and status 1."""
         self.write("f")
-        for method in ("QuietServer.serve_forever", "Downloads.rows"):
+        for method in ("QuietServer.handle_request", "Downloads.rows"):
             code = (
                 "import httpd_download, sys\n"
                 "def die(*_): raise OSError(5, 'no more')\n"
@@ -499,6 +503,18 @@ class StopTest(Case):
         )
         program = self.start_command([sys.executable, "-c", code])
         self.assertEqual(program.wait(), 0)
+        self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
+
+    def test_while_a_disk_hangs_at_the_start(self) -> None:
+        code = (
+            "import httpd_download, sys, time\n"
+            "def hang(*_): print('reading', flush=True), time.sleep(60)\n"
+            "httpd_download.offers_by_name = hang\n"
+            "httpd_download.main()"
+        )
+        program = self.start_command([sys.executable, "-c", code])
+        program.out.wait_for("reading")
+        self.stop(program)
         self.assertEqual(program.err.all(), ["stopped. nothing was delivered"])
 
     def test_in_mid_transfer_and_started_again(self) -> None:
