@@ -23,6 +23,7 @@ import functools
 import hashlib
 import http.server
 import os
+import queue
 import random
 import re
 import socket
@@ -647,8 +648,6 @@ class Connection:
         self._socket, self._clock = connected, clock
         self._is_tls = hasattr(connected, "do_handshake")
         self._has_sendfile = hasattr(os, "sendfile") and not self._is_tls
-        # A time-out, if only of a day, lets the system tell at once how much it has taken.
-        connected.settimeout(86400)
         self._is_shut = self.is_reset = False
         # Several threads look.
         self._counting = threading.Lock()
@@ -736,10 +735,6 @@ class Connection:
             length = min(tail - start, STEP)
             try:
                 sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
-            except BlockingIOError:
-                # Even of nothing, a send with a time-out waits until there is room.
-                self._socket.send(b"")
-                continue
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
@@ -1307,8 +1302,8 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # refuse.  The server accepts as many connections as there are descriptors for.
 
 # Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
+# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
 TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
 TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
@@ -1512,6 +1507,8 @@ class QuietServer(socketserver.ThreadingTCPServer):
         """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
         self._free = threading.Semaphore(most)
+        # Of each idle thread, that by which it gets its next connection.
+        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
@@ -1542,8 +1539,20 @@ class QuietServer(socketserver.ThreadingTCPServer):
         return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        # Not by threading, which waits for ever for a thread that has no memory to begin with.
-        _thread.start_new_thread(self.process_request_thread, (request, client_address))
+        """Leave the connection to a thread that is idle, or else to a new one."""
+        if self._idle:
+            self._idle.pop().put((request, client_address))
+        else:
+            # Not by threading, which waits for ever for one that has no memory to begin with.
+            _thread.start_new_thread(self._serve_on, (request, client_address))
+
+    def _serve_on(self, *accepted: Any) -> None:
+        """Serve this connection and further ones, until enough other threads are idle."""
+        self.process_request_thread(*accepted)
+        inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        while len(self._idle) < MOST_IDLE:
+            self._idle.append(inbox)
+            self.process_request_thread(*inbox.get())
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, which PartialContentHandler.finish has shut down, if it began."""
