@@ -680,23 +680,22 @@ class Connection:
         # ValueError: its own thread has just closed it.
         with contextlib.suppress(OSError, ValueError):
             # Read before the queue: what is handed over in between must not count.
-            sent = self.sent
-            waiting = send_queue(self._socket)
-            acknowledged = departed = sent - (without_tls(waiting) if self._is_tls else waiting)
+            sent, info = self.sent, b""
             if TCP_INFO:
                 info = self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_FIELDS.size)
-                # Older kernels tell less.
-                told = TCP_FIELDS.unpack(info.ljust(TCP_FIELDS.size, b"\0"))
-                state, exact, unsent, departures, repeated = told
+            # Older kernels tell less.
+            told = TCP_FIELDS.unpack(info.ljust(TCP_FIELDS.size, b"\0"))
+            state, acknowledged, unsent, departures, repeated = told
+            departed = departures - repeated
+            if self._is_tls or not acknowledged:
+                waiting = send_queue(self._socket)
+                unsent = unsent if info else waiting
                 if self._is_tls:
-                    departed = sent - without_tls(unsent)
-                else:
-                    # Also amid a sendfile, which has not told yet how much it has sent.
-                    acknowledged = max(acknowledged, exact)
-                    departed = max(acknowledged, departures - repeated)
-                # So does one end that both sides have closed, but not before all has arrived.
-                if state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent):
-                    self.is_reset = True
+                    waiting, unsent = without_tls(waiting), without_tls(unsent)
+                acknowledged, departed = sent - waiting, sent - unsent
+            # An end that both sides have closed is the same state, but comes only after all.
+            if state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent):
+                self.is_reset = True
             with self._counting:
                 self.departed = max(departed, self.departed)
                 if acknowledged > self.acknowledged:
