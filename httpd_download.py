@@ -605,13 +605,15 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 # The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
 # have left the machine and are acknowledged, and whether there was a reset.
 
-# Bytes that are copied at a time, asked of one sendfile (larger steps are slower, and so is
-# TCP_CORK around all), and copied at the end of a span.
-CHUNK, STEP, TAIL = 1 << 16, 1 << 20, 1 << 12
+# Bytes that are copied at a time, and at the end of a span.
+CHUNK, TAIL = 1 << 16, 1 << 12
 # Of Linux's struct tcp_info, to which others gave another layout: the state; how many bytes were
 # acknowledged, wait to be sent, were sent, and were sent again.  The state after a reset.
 TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else None
 TCP_FIELDS, TCP_CLOSE = struct.Struct("=B119xQ16xI52xQQ"), 7
+# Bytes of one sendfile: where only its return tells what was handed over, a slow receiver seems to
+# acknowledge nothing meanwhile.
+STEP = 1 << 22 if TCP_INFO else CHUNK
 # macOS: the size of the send queue.
 SO_NWRITE = 0x1024
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
@@ -653,8 +655,8 @@ class Connection:
         self._counting = threading.Lock()
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: File | None = None
-        # Bytes handed over; of these, what has left the machine, and what is acknowledged.
-        self.sent = self.departed = self.acknowledged = 0
+        # Bytes handed over; what has left the machine, is acknowledged, and is not.
+        self.sent = self.departed = self.acknowledged = self.waiting = 0
         # When something last went forward.
         self.moved = clock()
 
@@ -674,6 +676,7 @@ class Connection:
             self._flush(waiting)
             raise
         self._flush(waiting)
+        self._cork(False)
 
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
@@ -687,6 +690,7 @@ class Connection:
             told = TCP_FIELDS.unpack(info.ljust(TCP_FIELDS.size, b"\0"))
             state, acknowledged, unsent, departures, repeated = told
             departed = departures - repeated
+            waiting = departed + unsent - acknowledged
             if self._is_tls or not acknowledged:
                 waiting = send_queue(self._socket)
                 unsent = unsent if info else waiting
@@ -697,6 +701,7 @@ class Connection:
             if state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent):
                 self.is_reset = True
             with self._counting:
+                self.waiting = waiting
                 self.departed = max(departed, self.departed)
                 if acknowledged > self.acknowledged:
                     self.acknowledged, self.moved = acknowledged, self._clock()
@@ -711,10 +716,11 @@ class Connection:
         """End the connection from another thread; whoever waits for it wakes up."""
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            if self.acknowledged < self.sent:
-                # Nobody takes this: let the system drop it.
-                linger = struct.pack("ii", 1, 0)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    def _cork(self, is_in: bool) -> None:
+        """Let only full packets leave, until it is out: 1.15 times as fast."""
+        if hasattr(socket, "TCP_CORK"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
 
     def _flush(self, waiting: bytearray) -> None:
         while waiting:
@@ -727,6 +733,8 @@ class Connection:
         # What is small goes as a copy, and so does the end of what is not: the last byte leaves
         # only if the file had not changed until it was read.
         tail = stop - TAIL if stop - start > CHUNK else start
+        if self._has_sendfile and start < tail:
+            self._cork(True)
         while self._has_sendfile and start < tail:
             self.file = file
             self._flush(waiting)
@@ -1038,8 +1046,10 @@ class Downloads:
         with self._changed:
             # Whoever asks for more before a body has come waits until it has: a connection has one
             # file open at a time.
+            pause = 0.001
             while self._transfers[connection]:
-                self._changed.wait(TICK / 4)
+                self._changed.wait(pause)
+                pause = min(2 * pause, TICK)
                 connection.look()
                 self._settle(connection, 0)
             if not transfer.is_everything:
@@ -1126,8 +1136,7 @@ class Downloads:
                 self._settle(connection, GRACE * patience)
                 if self._clock() - connection.moved > self._timeout:
                     if transfer:
-                        is_handed_over = connection.acknowledged < connection.sent
-                        missing = "was acknowledged" if is_handed_over else "came from the disk"
+                        missing = "was acknowledged" if connection.waiting else "came from the disk"
                         transfer.failure = f"nothing {missing} for {self._timeout:g} s"
                     self._settle(connection, 0)
                     connection.cut()

@@ -63,6 +63,10 @@ class Wire:
         self.clock = clock
         self.moved = clock()
 
+    @property
+    def waiting(self) -> int:
+        return self.sent - self.acknowledged
+
     def look(self) -> None:
         if self.acknowledged > self.seen:
             self.seen, self.moved = self.acknowledged, self.clock()
