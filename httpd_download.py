@@ -1153,15 +1153,10 @@ class Downloads:
         """End what is acknowledged, let rest what has ended; return the summary, in lines."""
         with self._changed:
             self.watch(0)
-            known = self._downloads
-            have = {(d.who(), d.version) for d in known if d.state is State.DELIVERED}
+            known, active = [d for d in self._downloads if not d.given_up_for], self._under_way()
+            have = {(d.who(), d.version) for d in self._downloads if d.state is State.DELIVERED}
             # Whoever was delivered it does not lack it, unless one of that address is at it again.
-            lacking = [
-                d
-                for d in known
-                if not d.given_up_for
-                and (d.state is State.UNDER_WAY or (d.who(), d.version) not in have)
-            ]
+            lacking = [d for d in known if d in active or (d.who(), d.version) not in have]
             portions = [f"{download.who()} at {download.portion()}" for download in lacking]
             told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
             line = f"delivered: {some(told)}" if told else "nothing was delivered"
@@ -1595,6 +1590,9 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class, context.minimum_version = Socket, ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    for path in filter(None, (certificate, key)):
+        # OpenSSL does not say which of the two is missing.
+        open(path, "rb").close()
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
@@ -1939,7 +1937,10 @@ def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
             return server
         except OSError as caught:
             error = caught
-    raise OSError(error.errno, error.strerror, f"{address[0]} port {port}")
+    told = error.strerror
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        told = f"{told}: name another port, or none for a free one"
+    raise OSError(error.errno, told, f"{address[0]} port {port}")
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:

@@ -443,7 +443,7 @@ class ErrorTest(Case):
             self.write(name)
         os.mkfifo(self.folder / "fifo")
         port = self.start().port()
-        missing = "No such file or directory"
+        missing, taken = "No such file or directory", os.strerror(errno.EADDRINUSE)
         # A folder may be told by its whole path.
         above = f"({re.escape(f'{self.folder}{os.sep}')})?"
         named = ["gone", "f", "sub/lost", "f/a", "\x1b\n", "fifo"]
@@ -455,7 +455,7 @@ class ErrorTest(Case):
             (2, "two would have one link, a: x/a and y/a", ["x/a", "f", "y/a"]),
             (1, told, named),
             (1, f"{above}nothing: {missing}", ["-d", "nothing"]),
-            (1, f"127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}", ["-p", str(port)]),
+            (1, f"127.0.0.1 port {port}: {taken}: name another port, .*", ["-p", str(port)]),
             (1, rf"192.0.2.77 port \d+: {os.strerror(errno.EADDRNOTAVAIL)}", ["-b", "192.0.2.77"]),
             (2, "1.2.3.4.5 is not an address in figures, .*", ["-b", "1.2.3.4.5"]),
         ]
