@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import unittest
@@ -15,6 +16,7 @@ from httpd_download import (
     MOST_SPANS,
     PROBE,
     REST,
+    TCP_CLOSE,
     TCP_INFO,
     Connection,
     ContentChanged,
@@ -384,6 +386,38 @@ class ConnectionTest(unittest.TestCase):
         reset(self.client)
         until(lambda: look().is_reset, "the reset is seen")
         self.assertEqual(connection.acknowledged, 30_000)
+
+    def end(self, connection: Connection) -> None:
+        """Wait until the system has closed what both sides have said to be over."""
+
+        def is_closed() -> bool:
+            connection.look()
+            return self.server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+
+        until(is_closed, "the connection has ended")
+
+    @unittest.skipUnless(TCP_INFO, "the system does not tell")
+    def test_a_reset_after_both_have_said_that_nothing_more_comes(self) -> None:
+        # aria2 closes once it has its piece; what comes after that is answered with a reset.
+        connection = Connection(self.server)
+        self.server.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            connection.send(iter(lambda: bytes(1 << 16), b""))
+        self.client.shutdown(socket.SHUT_WR)
+        connection.shut()
+        reset(self.client)
+        self.end(connection)
+        self.assertTrue(connection.is_reset)
+
+    @unittest.skipUnless(TCP_INFO, "the system does not tell")
+    def test_no_reset_where_both_have_all(self) -> None:
+        connection = Connection(self.server)
+        connection.send([bytes(1000)])
+        connection.shut()
+        self.client.shutdown(socket.SHUT_WR)
+        self.assertEqual(len(self.client.recv(2000, socket.MSG_WAITALL)), 1000)
+        self.end(connection)
+        self.assertFalse(connection.is_reset)
 
     def test_closed_by_its_own_thread(self) -> None:
         connection = Connection(self.server)
