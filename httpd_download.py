@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TextIO
 
     Clock = Callable[[], float]
-    Field = Tuple[str, str]
     # Where text is written, if there is such a stream, and text with where it goes.
     Stream = Union[TextIO, None]
     Text = Tuple[Stream, str]
@@ -69,7 +68,6 @@ __version__ = "2.0.0"
 
 
 # --- What is offered --------------------------------------------------------------------
-#
 # A share turns the path of a request into a representation: an open file, or a folder as an
 # archive.  It is the only door to the disk.  A representation has a version, and hands any span of
 # its bytes out as parts: literal bytes, or spans of open files that tell when they have changed.
@@ -77,7 +75,6 @@ __version__ = "2.0.0"
 # The first byte, and one past the last; which file, by device and inode.
 Span = Tuple[int, int]
 FileId = Tuple[int, int]
-# A piece of a body: literal bytes, or a span of an open file.
 Part = Union[bytes, Tuple["File", int, int]]
 Representation = Union["OfferedFile", "Archive"]
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -201,11 +198,12 @@ class File(Handle):
     """An open file that is sent only as long as it is what it was when it was offered."""
 
     descriptor: int
+    may_grow = False
 
     def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
         """Take *descriptor* over, of a file that the log calls *label*, and that is to keep its
         *size*, in bytes, and *mtime_ns*, its time of change."""
-        self.descriptor, self._label, self._may_grow = descriptor, label, False
+        self.descriptor, self._label = descriptor, label
         self._size, self._mtime_ns = size, mtime_ns
 
     def read(self, start: int, length: int) -> bytes:
@@ -230,7 +228,7 @@ class File(Handle):
             status = os.fstat(self.descriptor)
             growth = status.st_size - self._size
             is_same = not growth and status.st_mtime_ns == self._mtime_ns
-            if (is_same and stat.S_ISREG(status.st_mode)) or (self._may_grow and growth > 0):
+            if (is_same and stat.S_ISREG(status.st_mode)) or (self.may_grow and growth > 0):
                 return
             if growth < 0:
                 raise ContentChanged(f"{self._label} became shorter")
@@ -240,6 +238,8 @@ class File(Handle):
 
 class OfferedFile(File):
     """A file as a representation: as it is when it is opened, though it may grow."""
+
+    may_grow = True
 
     def __init__(self, name: str, path: str, folder: Folder | None = None) -> None:
         """Open *path*, or what is called so in *folder*.  Raise OSError for no regular file."""
@@ -251,7 +251,6 @@ class OfferedFile(File):
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
         super().__init__(self.descriptor, "the file", status.st_size, status.st_mtime_ns)
-        self._may_grow = True
         # Strong: another file, another size or another time in ns makes another tag.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.name, self.version = name, Version(etag, status.st_size, file_id(status))
@@ -411,9 +410,8 @@ class Share:
 
 
 def may_be_offered(component: str) -> bool:
-    """Tell whether a name of one component may be offered at all: not a hidden one, and none that
-    Windows would read as anything but a file's (Microsoft: "Naming Files, Paths, and Namespaces"):
-    a separator, a drive or stream, a device, an end that it drops."""
+    """Tell whether a name of one component may be offered: none that is hidden, or that Windows
+    would read as anything but a file's (Microsoft: "Naming Files, Paths, and Namespaces")."""
     if os.sep == "\\":
         devices = r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
         odd = r'.*[\\:<>"|?*\x00-\x1f].*|.*[. ]'
@@ -423,12 +421,11 @@ def may_be_offered(component: str) -> bool:
 
 
 def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Named:
-    """Return, by the names that their links get, the files of *paths*, without *logs*, and archives
-    of the folders.  Raise OSError, which tells all that cannot be had, and ValueError for two of
-    one name, or none."""
+    """Return the files of *paths*, without *logs*, and archives of the folders, by the names of
+    their links.  Raise OSError for all that cannot be had, ValueError for two of one name."""
     named: dict[str, str | Archive] = {}
     found: dict[str, str] = {}
-    failures: dict[str, list[str]] = {}
+    failures = []
     for path in paths:
         is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
         name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
@@ -443,15 +440,13 @@ def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Name
             if offer.version.file_id not in logs:
                 named[offer.name] = offer if isinstance(offer, Archive) else path
         except OSError as error:
-            failures.setdefault(error.strerror or str(error), []).append(path)
+            failures.append(f"{path}: {error.strerror or error}")
     if failures:
-        told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
-        raise OSError(errno.ENOENT, told)
+        raise OSError(errno.ENOENT, "; ".join(failures))
     return named
 
 
 # --- Ranges, preconditions and heads ------------------------------------------------------
-#
 # Pure functions: from the bytes of a head to what is asked for, and from there to spans and
 # statuses.  What cannot be answered as asked is a Refusal, raised from wherever that is found out.
 
@@ -474,7 +469,7 @@ class Refusal(Exception):
     """Why a request is answered with an error; *phrase*: where it is not the usual one."""
 
     def __init__(
-        self, status: int, detail: str = "", fields: Sequence[Field] = (), phrase: str = ""
+        self, status: int, detail: str = "", fields: Mapping[str, str] = {}, phrase: str = ""
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.fields = status, detail, fields
@@ -601,16 +596,16 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 
 
 # --- The connection: what was handed over, and what is acknowledged -----------------------
-#
 # The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
 # have left the machine and are acknowledged, and whether there was a reset.
 
 # Bytes that are copied at a time, and at the end of a span.
 CHUNK, TAIL = 1 << 16, 1 << 12
-# Of Linux's struct tcp_info, to which others gave another layout: the state; how many bytes were
-# acknowledged, wait to be sent, were sent, and were sent again.  The state after a reset.
+# Of Linux's struct tcp_info, to which others gave another layout: the state; the bytes of a segment
+# and how many segments are on their way; how many bytes were acknowledged, wait to be sent, were
+# sent, and were sent again.  The state after a reset.
 TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else None
-TCP_FIELDS, TCP_CLOSE = struct.Struct("=B119xQ16xI52xQQ"), 7
+TCP_FIELDS, TCP_CLOSE = struct.Struct("=B15xI4xI92xQ16xI52xQQ"), 7
 # Bytes of one sendfile: where only its return tells what was handed over, a slow receiver seems to
 # acknowledge nothing meanwhile.
 STEP = 1 << 22 if TCP_INFO else CHUNK
@@ -637,12 +632,6 @@ def send_queue(connected: socket.socket) -> int:
     return 0
 
 
-def without_tls(count: int) -> int:
-    """Return about how many bytes, not fewer, *count* bytes of TLS carry."""
-    # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; one of TLS 1.2 a few more.
-    return -(-count * 16384 // 16406)
-
-
 class Connection:
     """What one socket is given; positions count from the first byte that was handed over."""
 
@@ -650,9 +639,10 @@ class Connection:
         self._socket, self._clock = connected, clock
         self._is_tls = hasattr(connected, "do_handshake")
         self._has_sendfile = hasattr(os, "sendfile") and not self._is_tls
+        if self._is_tls:
+            # One that blocks waits amid a record, of which a part counts as waiting, none as sent.
+            connected.settimeout(86400)
         self._is_shut = self.is_reset = False
-        # Several threads look.
-        self._counting = threading.Lock()
         # What was last sent by sendfile: what lies of it in the send queue is the file itself.
         self.file: File | None = None
         # Bytes handed over; what has left the machine, is acknowledged, and is not.
@@ -688,23 +678,23 @@ class Connection:
                 info = self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_FIELDS.size)
             # Older kernels tell less.
             told = TCP_FIELDS.unpack(info.ljust(TCP_FIELDS.size, b"\0"))
-            state, acknowledged, unsent, departures, repeated = told
-            departed = departures - repeated
+            state, segment, segments, acknowledged, unsent, departures, repeated = told
+            # What this machine itself has dropped is sent twice, and not repeated.
+            departed = min(departures - repeated, acknowledged + segments * segment)
             waiting = departed + unsent - acknowledged
             if self._is_tls or not acknowledged:
                 waiting = send_queue(self._socket)
                 unsent = unsent if info else waiting
                 if self._is_tls:
-                    waiting, unsent = without_tls(waiting), without_tls(unsent)
+                    # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; TLS 1.2 a few more.
+                    waiting, unsent = (-(-n * 16384 // 16406) for n in (waiting, unsent))
                 acknowledged, departed = sent - waiting, sent - unsent
             # An end that both sides have closed is the same state, but comes only after all.
             if state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent):
                 self.is_reset = True
-            with self._counting:
-                self.waiting = waiting
-                self.departed = max(departed, self.departed)
-                if acknowledged > self.acknowledged:
-                    self.acknowledged, self.moved = acknowledged, self._clock()
+            self.waiting, self.departed = waiting, max(departed, self.departed)
+            if acknowledged > self.acknowledged:
+                self.acknowledged, self.moved = acknowledged, self._clock()
 
     def shut(self) -> None:
         """Say that nothing more comes.  Raise OSError."""
@@ -733,9 +723,8 @@ class Connection:
         # What is small goes as a copy, and so does the end of what is not: the last byte leaves
         # only if the file had not changed until it was read.
         tail = stop - TAIL if stop - start > CHUNK else start
-        if self._has_sendfile and start < tail:
-            self._cork(True)
         while self._has_sendfile and start < tail:
+            self._cork(True)
             self.file = file
             self._flush(waiting)
             file.check()
@@ -759,7 +748,6 @@ class Connection:
 
 
 # --- Downloads: who has which file by now -------------------------------------------------
-#
 # A download is one receiver and one version of a representation, from its first byte to its last; a
 # transfer is one body on its way on one connection.  ``begin`` gives a transfer to its download, as
 # find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
@@ -782,8 +770,8 @@ class Connection:
 #   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
 #   at rest         a thousand others are                            FORGOTTEN
 
-# Seconds: between two looks at what is under way; in which a receiver that discards what its system
-# has acknowledged makes that known; and without anything under way until a download rests.
+# Seconds between two looks at what is under way; in which a receiver that discards what its system
+# has acknowledged makes that known; and with nothing under way until a download rests.
 TICK, GRACE, REST = 0.2, 0.5, 0.5
 # Bytes that a system may have acknowledged, and a receiver that was killed not have read; and less
 # than which a probe has got.
@@ -970,7 +958,8 @@ class Download:
 
     def portion(self) -> str:
         arrived, size = self.count_arrived(), self.version.size
-        return f"{percentage(arrived, size)} ({format_size(arrived)} of {format_size(size)})"
+        told = f"{format_size(arrived)} of {format_size(size)}"
+        return f"{arrived * 100 // max(size, 1)}% ({told})"
 
     def event_at_rest(self, is_whole: bool) -> str:
         """Say what became of the stretch; *is_whole*: whether the receiver has all now."""
@@ -1041,22 +1030,15 @@ class Downloads:
         self._changed = threading.Condition(threading.RLock())
 
     def begin(self, connection: Connection, transfer: Transfer) -> None:
-        """Let *transfer* begin, the body of an answer whose head is to be written.
-        Raise Refusal where another answer is due."""
+        """Let *transfer* begin, or raise Refusal where another answer is due."""
         with self._changed:
-            # Whoever asks for more before a body has come waits until it has: a connection has one
-            # file open at a time.
-            pause = 0.001
+            # Whoever asks for more waits until a body has come: one file is open at a time.
             while self._transfers[connection]:
-                self._changed.wait(pause)
-                pause = min(2 * pause, TICK)
-                connection.look()
+                self._changed.wait(0.005)
                 self._settle(connection, 0)
             if not transfer.is_everything:
-                under_way = [(c, t) for c, t in self._transfers.items() if t]
-                carriers = [c for c, t in under_way if t.name == transfer.name]
+                carriers = [c for c, t in self._transfers.items() if t and t.name == transfer.name]
                 for other in carriers[-MOST_LOOKED_AT:]:
-                    other.look()
                     self._settle(other, GRACE)
             download, predecessor = find_download(transfer, self._known(transfer.name))
             if download and transfer.version != download.version:
@@ -1065,7 +1047,7 @@ class Downloads:
                 if file_id is None or file_id != old_id or size <= old_size:
                     raise Refusal(409, phrase="The file has changed: start over")
             if transfer.length == 0 < transfer.version.size:
-                raise Refusal(416, fields=[("Content-Range", f"bytes */{transfer.version.size}")])
+                raise Refusal(416, fields={"Content-Range": f"bytes */{transfer.version.size}"})
             is_active = download is not None and download.state is State.UNDER_WAY
             if not is_active and self.is_enough():
                 raise Refusal(503, "no more downloads are wanted")
@@ -1093,8 +1075,6 @@ class Downloads:
 
     def went_on(self, connection: Connection) -> None:
         """Note that *connection* is new, or that its receiver goes on: with a request, or a FIN."""
-        # Not under the lock, since this is called for every request.
-        connection.look()
         with self._changed:
             self._transfers.setdefault(connection, None)
             self._settle(connection, 0)
@@ -1102,7 +1082,6 @@ class Downloads:
 
     def broken(self, connection: Connection, error: BaseException) -> None:
         """Note that *error* ends the connection, or the body that is being sent on it."""
-        connection.look()
         with self._changed:
             # ENOTCONN is what Linux says of a connection after its reset.
             if isinstance(error, ConnectionError) or getattr(error, "errno", 0) == errno.ENOTCONN:
@@ -1127,12 +1106,7 @@ class Downloads:
         """Settle what time settles, and cut what has not gone forward for too long; *patience*:
         the part of GRACE and REST that there is time for."""
         with self._changed:
-            connections = list(self._transfers.items())
-        for connection, transfer in connections:
-            if transfer:
-                connection.look()
-        with self._changed:
-            for connection, transfer in connections:
+            for connection, transfer in self._transfers.items():
                 self._settle(connection, GRACE * patience)
                 if self._clock() - connection.moved > self._timeout:
                     if transfer:
@@ -1192,9 +1166,11 @@ class Downloads:
     def _settle(self, connection: Connection, patience: float) -> None:
         """End the transfer on *connection* if it is over, as the first table says; *patience*:
         seconds in which a reset could still come, 0 once its receiver goes on."""
-        now, transfer = self._clock(), self._transfers.get(connection)
+        transfer = self._transfers.get(connection)
         if not transfer:
             return
+        connection.look()
+        now = self._clock()
         is_there = connection.acknowledged >= transfer.position + transfer.length
         is_broken = connection.is_reset or transfer.failure is not None
         if not is_broken and (now - connection.moved < patience or not is_there):
@@ -1282,11 +1258,6 @@ def format_size(count: float) -> str:
     return f"{count / 1024:.1f} PiB"
 
 
-def percentage(arrived: int, size: int) -> str:
-    """Write the whole per cent that *arrived* bytes are of *size*; of nothing it is 0%."""
-    return f"{arrived * 100 // size if size else 0}%"
-
-
 def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
@@ -1298,7 +1269,6 @@ def some(items: Sequence[str], most: int = 8) -> str:
 
 
 # --- HTTP: the handler and the quiet server -----------------------------------------------
-#
 # A thread serves each connection, one request after the other: http.server reads the request line
 # and dispatches, parse_request reads the rest of the head, do_GET goes from the share over
 # preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
@@ -1327,47 +1297,33 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     rbufsize = 1 << 10
     extensions_map = TYPES
 
-    def setup(self) -> None:
-        super().setup()
-        self.stream = Connection(self.connection)
-        self.server.downloads.went_on(self.stream)
-
     def handle(self) -> None:
-        """Answer one request after the other."""
+        """Answer one request after the other; return once the last answer has come, or broken."""
+        self.stream, downloads = Connection(self.connection), self.server.downloads
+        downloads.went_on(self.stream)
         try:
             getattr(self.connection, "do_handshake", int)()
-        except OSError as error:
-            reason = tls_reason(error)
-            # Whoever merely goes, as one that looks whether the port is open, makes no line.
-            if not isinstance(error, ConnectionError) and "EOF" not in reason:
-                told = f"TLS handshake failed. {reason}"
-                self.server.downloads.log(self.client_address[0], "-", told)
-            return
-        self.close_connection = False
-        while not self.close_connection:
-            # Whatever comes next, be it the end, tells that what is acknowledged has been read.
-            self.rfile.peek(1)  # type: ignore[attr-defined]
-            self.server.downloads.went_on(self.stream)
-            self.close_connection = True
-            try:
-                self.handle_one_request()
-            except Refusal as refusal:
-                self.refuse(refusal)
-
-    def finish(self) -> None:
-        downloads = self.server.downloads
-        try:
+            self.close_connection = False
+            while not self.close_connection:
+                # Whatever comes next, be it the end, tells that what is acknowledged has been read.
+                self.rfile.peek(1)  # type: ignore[attr-defined]
+                downloads.went_on(self.stream)
+                self.close_connection = True
+                try:
+                    self.handle_one_request()
+                except Refusal as refusal:
+                    self.refuse(refusal)
             self.stream.shut()
             # To close with input unread would reset the connection under the receiver (RFC 9112,
             # section 9.6).  Not through OpenSSL, which answers a mere FIN with an alert.
             while socket.socket.recv(self.connection, CHUNK):
                 pass
             downloads.went_on(self.stream)
-        except OSError as error:
+        except BaseException as error:
             downloads.broken(self.stream, error)
+            raise
         finally:
             downloads.leave(self.stream)
-            super().finish()
 
     def parse_request(self) -> bool:
         """Read the rest of the head, and tell whether it came.  Raise Refusal."""
@@ -1399,7 +1355,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             representation = self.server.share.open(match[1] or "/")
         except OSError:
             # No descriptor left: a 404 would be a lie that clients believe.
-            raise Refusal(503, fields=[("Retry-After", "1")]) from None
+            raise Refusal(503, fields={"Retry-After": "1"}) from None
         if representation is None:
             raise Refusal(404)
         name, version = representation.name, representation.version
@@ -1439,31 +1395,21 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.server.downloads.begin(self.stream, transfer)
         head = self.head(status, fields, transfer.length)
         transfer.position = self.stream.sent + len(head)
-        self.send([head, *parts], representation)
+        pieces = ([p] if isinstance(p, bytes) else representation.parts(*p) for p in parts)
+        self.stream.send(chain([head], *pieces))
 
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        raise Refusal(405, fields=[("Allow", "GET, HEAD")])
+        raise Refusal(405, fields={"Allow": "GET, HEAD"})
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
-
-    def send(self, parts: list[bytes | Span], representation: Representation) -> None:
-        """Send an answer, whose spans are of *representation*, and note how that ended."""
-        pieces = ([p] if isinstance(p, bytes) else representation.parts(*p) for p in parts)
-        try:
-            self.stream.send(chain.from_iterable(pieces))
-        except BaseException as error:
-            self.close_connection = True
-            self.server.downloads.broken(self.stream, error)
-            if not isinstance(error, (OSError, ContentChanged)):
-                raise
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
         told = f"{refusal.status} {refusal.phrase}"
         body = (f"{told}: {refusal.detail}\n" if refusal.detail else f"{told}\n").encode()
-        fields = {"Content-Type": "text/plain; charset=utf-8", **dict(refusal.fields)}
+        fields = {"Content-Type": "text/plain; charset=utf-8", **refusal.fields}
         self.log_request(refusal.status)
         head = self.head(refusal.status, fields, len(body), refusal.phrase)
         # From its line, since what comes after a HEAD may be malformed.
@@ -1532,14 +1478,14 @@ class QuietServer(socketserver.ThreadingTCPServer):
             if self.tls:
                 # The handshake is left to the connection's own thread.
                 accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
+            # IPv4 as such (RFC 4291, section 2.5.5.2).
+            return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
         except (OSError, MemoryError) as error:
             self._free.release()
             if getattr(error, "errno", errno.ENOMEM) in LACKING:
                 # The listening socket stays readable: without this a busy loop.
                 time.sleep(TICK)
             raise OSError(str(error)) from None
-        # IPv4 as such (RFC 4291, section 2.5.5.2).
-        return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Leave the connection to a thread that is idle, or else to a new one."""
@@ -1551,23 +1497,29 @@ class QuietServer(socketserver.ThreadingTCPServer):
 
     def _serve_on(self, *accepted: Any) -> None:
         """Serve this connection and further ones, until enough other threads are idle."""
-        self.process_request_thread(*accepted)
-        inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        while len(self._idle) < MOST_IDLE:
-            self._idle.append(inbox)
-            self.process_request_thread(*inbox.get())
+        # There may be no memory for anything.
+        with contextlib.suppress(MemoryError):
+            self.process_request_thread(*accepted)
+            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+            while len(self._idle) < MOST_IDLE:
+                self._idle.append(inbox)
+                self.process_request_thread(*inbox.get())
 
     def shutdown_request(self, request: Any) -> None:
-        """Close the connection, which PartialContentHandler.finish has shut down, if it began."""
-        self.close_request(request)
+        """Close the connection, which PartialContentHandler.handle has shut down, if it began."""
         self._free.release()
+        self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about networks; name a bug in one line, if there is memory for that."""
-        error = sys.exc_info()[1]
+        """Be silent about networks; name a bug, or what TLS found wrong, if there is memory."""
+        error, told = sys.exc_info()[1], ""
         with contextlib.suppress(MemoryError):
-            if error and failure_reason(error):
+            if isinstance(error, OSError) and type(error).__module__ == "ssl":
+                told = f"TLS failed. {tls_reason(error)}"
+            elif not isinstance(error, (OSError, ContentChanged)):
                 told = f"internal error. {type(error).__name__}: {error}"
+            # Whoever merely goes, as one that looks whether the port is open, makes no line.
+            if told and "EOF" not in told:
                 self.downloads.log(client_address[0], "-", told)
 
 
@@ -1603,31 +1555,43 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 
 
 # --- Addresses and links ------------------------------------------------------------------
-#
 # Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
 # is sent: a connected UDP socket knows its source address.
+
+# Linux: requests for the flags and for the address of an interface, and the flag of one that runs.
+SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
 
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
     targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
-    asked = [(target, 0) for target in targets]
-    # No route leads beyond some nets: of each interface, towards all hosts in its net (RFC 1112).
-    with contextlib.suppress(OSError):
-        asked += [("224.0.0.1", index) for index, _ in socket.if_nameindex()]
-    asked += [(target, 0) for target in ("2001:4860:4860::8888", "fd00::1") if ipv6]
-    found = []
-    for target, interface in asked:
-        family = socket.AF_INET6 if ":" in target else socket.AF_INET
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            if interface:
-                option = struct.pack("8xi", interface)
-                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, option)
-            probe.connect((target, 9))
-            found.append(probe.getsockname()[0])
+    found = [*map(_source_address, targets), *_interface_addresses()]
+    if ipv6:
+        found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
     # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
-    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$", address)]
+    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
     return [*dict.fromkeys(told)] or ["127.0.0.1"]
+
+
+def _source_address(target: str) -> str:
+    """Return the address that packets to *target* would come from, "" without a route."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))
+        return str(probe.getsockname()[0])
+    return ""
+
+
+def _interface_addresses() -> Iterator[str]:
+    """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in getattr(socket, "if_nameindex", list)():
+            request = struct.pack("40s", os.fsencode(name))
+            # Elsewhere there is no ioctl, or no such request.
+            with contextlib.suppress(AttributeError, OSError):
+                (flags,) = struct.unpack_from("H", fcntl.ioctl(probe, SIOCGIFFLAGS, request), 16)
+                if flags & IFF_RUNNING:
+                    yield socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
 
 
 def numeric_address(text: str) -> tuple[Any, ...]:
@@ -1648,7 +1612,6 @@ def base_url(host: str, port: int, scheme: str = "http") -> str:
 
 
 # --- The terminal: all that is printed ----------------------------------------------------
-#
 # Whoever has something to say leaves it here and goes on; a thread of its own writes it, so that a
 # terminal or a pipe that takes nothing holds nobody up.  On a terminal the last rows show what is
 # under way: they are erased before lines are written, and written anew below them.
@@ -1661,7 +1624,7 @@ LONGEST, MOST_WAITING = 1000, 10_000
 # Seconds between two writes, without an acknowledgement until a receiver is called stalled, and
 # that are too many to be told.
 PAUSE, STALLED, LONGEST_LEFT = 0.05, 3, 360_000
-# Rows; columns of a bar, for what stands behind it, and that a name gets at least.
+# Rows; columns of a bar, at least for the figures, and that a name gets before its address.
 MOST_ROWS, BAR, FIGURES, SHORT_NAME = 8, 25, 27, 8
 COLOURS = {"delivered.": "\x1b[1;32m", "req terminated.": "\x1b[33m"}
 
@@ -1696,26 +1659,30 @@ def fit(text: str, columns: int) -> str:
 
 def format_rows(rows: Sequence[Row], columns: int, block: str) -> list[str]:
     """Return a line for each of *rows*, at most *columns* wide.  What finds no room goes: the bar
-    of *block*, then the end of names, then that of lines."""
-    names = max((width(row.name) for row in rows), default=0)
-    addresses = max((len(row.address) + 2 for row in rows), default=0)
-    room = columns - 1 - addresses - FIGURES
-    bar = BAR if names + BAR <= room else 0
-    names = min(names, max(room, SHORT_NAME))
-    lines = []
+    of *block*, then the end of names, then the addresses."""
+    figures = []
     for row in rows:
         left = int((row.size - row.arrived) / row.rate) if row.rate >= 1 else LONGEST_LEFT
         minutes = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
-        figures = f"{format_size(row.rate)}/s"
+        figure = f"{format_size(row.rate)}/s"
         if row.idle >= STALLED:
-            figures = f"stalled {int(row.idle)} s"
+            figure = f"stalled {int(row.idle)} s"
         elif left < LONGEST_LEFT:
-            figures += f"  {minutes}:{left % 60:02d} left"
-        name = fit(row.name, names)
-        name += " " * (names - width(name) + 1)
+            figure += f"  {minutes}:{left % 60:02d} left"
+        figures.append(f"{row.arrived * 100 // max(row.size, 1):>3}%  {figure}")
+    names = max((width(row.name) for row in rows), default=0)
+    addresses = max((len(row.address) + 2 for row in rows), default=0)
+    room = columns - 1 - addresses - max([FIGURES, *map(len, figures)])
+    bar = BAR if names + BAR <= room else 0
+    if room < min(names, SHORT_NAME):
+        room, addresses = room + addresses, 0
+    lines = []
+    for row, figure in zip(rows, figures):
+        name = fit(row.name, room)
+        name += " " * (min(names, room) - width(name) + 1)
+        address = row.address.ljust(addresses)[:addresses]
         blocks = block * (row.arrived * bar // max(row.size, 1))
-        share = f"{blocks.ljust(bar)}{percentage(row.arrived, row.size):>4}"
-        lines.append(fit(f"{name}{row.address.ljust(addresses)}{share}  {figures}", columns))
+        lines.append(fit(f"{name}{address}{blocks.ljust(bar)}{figure}", columns))
     return lines
 
 
@@ -1775,8 +1742,8 @@ class Terminal:
         while last is None:
             time.sleep(PAUSE)
             last = self._last
-            # There may be no memory for a while.
-            with contextlib.suppress(MemoryError):
+            # There may be no memory for a while, not even to import what knows widths.
+            with contextlib.suppress(MemoryError, ImportError):
                 texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 lost, self._lost = self._lost, 0
                 if lost:
@@ -1785,7 +1752,10 @@ class Terminal:
                 if self._is_live:
                     texts = self._with_rows(texts, last is not None)
                 for stream, several in groupby(texts, key=lambda item: item[0]):
-                    write_all(stream, "".join(text for _, text in several))
+                    # There may be no such stream, or nobody who takes anything.
+                    with contextlib.suppress(AttributeError, OSError, ValueError):
+                        stream.write(encodable("".join(text for _, text in several), stream))
+                        stream.flush()
 
     def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
@@ -1811,19 +1781,7 @@ class Terminal:
         return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
 
 
-def write_all(stream: Any, text: str) -> None:
-    """Write *text* at once, as far as *stream* takes it, if there is one."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        try:
-            stream.write(encodable(text, stream))
-            stream.flush()
-        except BrokenPipeError:
-            # | head -1: Python would complain at the end of what is left in it.
-            stream.close()
-
-
 # --- The command line ---------------------------------------------------------------------
-#
 # From the arguments to a server that runs, and to its end.  A thread starts it, accepts, watches;
 # the main thread waits for the end.  A signal leaves a note for it, and interrupts nothing.
 
@@ -1855,7 +1813,6 @@ examples:
 """
 # What values must be, and how that is said.
 VALUES = {
-    "bind": (r"[0-9]+\.[0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*(%\w+)?", "an address in figures"),
     "port": (r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port"),
     "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
     "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
@@ -1888,11 +1845,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(*flags.split(), action="store_true")
     parser.add_argument("--version", action="version", version=f"httpd_download {__version__}")
     parser.set_defaults(port="0", timeout="60")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     for name, (pattern, wanted) in VALUES.items():
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
             parser.error(f"--{name} {value}: {wanted} was expected")
+    try:
+        numeric_address("::" if options.bind is None else options.bind)
+    except ValueError as error:
+        parser.error(f"--bind {error}")
     if options.names and (options.directory is not None or options.recursive):
         parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
     if "" in (options.directory, options.tls_cert, options.tls_key, *options.names):
@@ -1902,7 +1863,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
+def make_server(
+    options: argparse.Namespace, terminal: Terminal, tls: ssl.SSLContext | None
+) -> QuietServer:
     """Bind where *options* say, for what they name.  Raise OSError, and ValueError."""
     # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
     script = "" if options.names else globals().get("__file__", "")
@@ -1916,7 +1879,6 @@ def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
     folder = "" if options.names else options.directory or os.curdir
     share = Share(folder, named, secret, options.recursive, logs)
     downloads = Downloads(terminal.log, float(options.timeout), int(options.count or 0), named)
-    tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
     most = 1000
     if resource:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -1937,10 +1899,12 @@ def make_server(options: argparse.Namespace, terminal: Terminal) -> QuietServer:
             return server
         except OSError as caught:
             error = caught
-    told = error.strerror
-    if error.errno in (errno.EADDRINUSE, errno.EACCES):
-        told = f"{told}: name another port, or none for a free one"
-    raise OSError(error.errno, told, f"{address[0]} port {port}")
+    advice = {
+        errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
+        errno.EADDRNOTAVAIL: "not an address of this machine",
+        errno.EACCES: "the port needs more rights: name one from 1024 up",
+    }.get(error.errno or 0, error.strerror)
+    raise OSError(error.errno, advice, address[0] + f" port {port}" * (options.port != "0"))
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
@@ -1962,10 +1926,13 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
         links.append(f"link: {url}{link}  ({', '.join(told)})")
     if not links:
         entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
+        # Without the folder itself, and those that have been looked into.
         kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
+        if share.is_deep:
+            del kinds["folder"]
         nouns = ("folder", "hidden file", "unreadable file", "symlink", "special file")
         there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
-        advice = "-r, or name them" if kinds["folder"] and not share.is_deep else "name them"
+        advice = "-r, or name them" if kinds["folder"] else "name them"
         remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
     lines = [f"serving on: {url}/", *(f"also on: {other}/" for other in others)]
     lines += ["===== local files =====", *links, *map(escape, remarks), "===== start logging ====="]
@@ -1991,6 +1958,11 @@ def serve(server: QuietServer, terminal: Terminal) -> None:
                 return
 
 
+def complaint(error: BaseException) -> str:
+    """Say what could not be done, and of which file."""
+    return ": ".join(filter(None, [getattr(error, "filename", None), failure_reason(error)]))
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program, and leave with 0, with 1 for a failure, or 2 for a wrong command line."""
     options = parse_arguments(arguments)
@@ -2000,17 +1972,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     def run() -> None:
         try:
-            server = make_server(options, terminal)
+            server = make_server(options, terminal, tls)
             announce(server, options, terminal)
             servers.append(server)
             serve(server, terminal)
             ends.append((0, []))
         except Exception as error:
-            status = 2 if isinstance(error, ValueError) and not servers else 1
-            told = [getattr(error, "filename", None), failure_reason(error) or repr(error)]
+            status, told = 2 if isinstance(error, ValueError) else 1, complaint(error)
             if servers:
-                told = [f"the thread that accepts connections has died: {error!r}"]
-            ends.append((status, [": ".join(filter(None, ["httpd_download", *told]))]))
+                status, told = 1, f"the thread that accepts connections has died: {error!r}"
+            ends.append((status, [f"httpd_download: {told}"]))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         # What nohup, or a script's &, has made deaf stays so.
@@ -2019,10 +1990,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # For each thread, which never touches more than 12 KiB of it.
     threading.stack_size(1 << 18)
     try:
+        # Here, where Ctrl-C reaches OpenSSL, which may ask for a passphrase.
+        tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
         terminal = Terminal(sys.stdout, sys.stderr)
         threading.Thread(target=run, daemon=True).start()
-    except RuntimeError as error:
-        sys.exit(f"httpd_download: {error}")
+    except (ImportError, OSError, RuntimeError) as error:
+        sys.exit(f"httpd_download: {escape(complaint(error))}")
     # Not Event.wait, which needs memory, and which on Windows no signal ends.
     while not ends:
         time.sleep(TICK / 4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import http.client
 import io
 import os
@@ -285,8 +284,7 @@ class OutputTest(Case):
             self.write(name)
         program = self.start("-r")
         self.assertEqual(program.links(), [])
-        told = "nothing to offer here (1 folder, 2 hidden files: name them)"
-        self.assertEqual(program.out.all()[2], told)
+        self.assertEqual(program.out.all()[2], "nothing to offer here (2 hidden files: name them)")
 
     @unittest.skipUnless(has_ipv6_loopback(), "no IPv6 on loopback")
     def test_ipv6(self) -> None:
@@ -411,9 +409,10 @@ class ErrorTest(Case):
             ("--port -1: a port was expected", "-p", "-1"),
             (r"--port a\\x0ab: a port was expected", "-p", "a\nb"),
             ("-p.*expected one argument", "-p"),
-            ("--bind localhost: an address in figures was expected", "-b", "localhost"),
-            ("--bind 1234: an address in figures was expected", "-b", "1234"),
-            ("--bind : an address in figures was expected", "-b", ""),
+            ("localhost is not an address in figures", "-b", "localhost"),
+            ("1234 is not an address in figures", "-b", "1234"),
+            ("1.2.3.4.5 is not an address in figures", "-b", "1.2.3.4.5"),
+            (" is not an address in figures", "-b", ""),
             ("--count 0: a number from 1 up was expected", "-c", "0"),
             ("--count x: a number from 1 up was expected", "-c", "x"),
             ("--timeout 0: a number of seconds above 0 was expected", "--timeout", "0"),
@@ -443,21 +442,20 @@ class ErrorTest(Case):
             self.write(name)
         os.mkfifo(self.folder / "fifo")
         port = self.start().port()
-        missing, taken = "No such file or directory", os.strerror(errno.EADDRINUSE)
+        missing = "No such file or directory"
         # A folder may be told by its whole path.
         above = f"({re.escape(f'{self.folder}{os.sep}')})?"
         named = ["gone", "f", "sub/lost", "f/a", "\x1b\n", "fifo"]
-        told = rf"gone, sub/lost, \\x1b\\x0a: {missing}; f/a: Not a directory; "
-        told += "fifo: neither a regular file nor a folder"
+        told = rf"gone: {missing}; sub/lost: {missing}; f/a: Not a directory; "
+        told += rf"\\x1b\\x0a: {missing}; fifo: neither a regular file nor a folder"
         rows: list[tuple[int, str, list[str]]] = [
             (2, rf"--port x: a port was expected \(see python3 {PROGRAM} -h\)", ["-p", "x"]),
             (2, "/ has no name that a link could have", ["/"]),
             (2, "two would have one link, a: x/a and y/a", ["x/a", "f", "y/a"]),
             (1, told, named),
             (1, f"{above}nothing: {missing}", ["-d", "nothing"]),
-            (1, f"127.0.0.1 port {port}: {taken}: name another port, .*", ["-p", str(port)]),
-            (1, rf"192.0.2.77 port \d+: {os.strerror(errno.EADDRNOTAVAIL)}", ["-b", "192.0.2.77"]),
-            (2, "1.2.3.4.5 is not an address in figures, .*", ["-b", "1.2.3.4.5"]),
+            (1, f"127.0.0.1 port {port}: the port is taken: .*", ["-p", str(port)]),
+            (1, r"192.0.2.77: not an address of this machine", ["-b", "192.0.2.77"]),
         ]
         started = [(*row, self.start(*row[2])) for row in rows]
         for status, complaint, arguments, program in started:
