@@ -601,9 +601,9 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 
 # Bytes that are copied at a time, and at the end of a span.
 CHUNK, TAIL = 1 << 16, 1 << 12
-# Of Linux's struct tcp_info, to which others gave another layout: the state; the bytes of a segment
-# and how many segments are on their way; how many bytes were acknowledged, wait to be sent, were
-# sent, and were sent again.  The state after a reset.
+# Of Linux's struct tcp_info (others have another, and no TCP_LINGER2): the state; the bytes of a
+# segment, and how many segments are on their way; how many bytes were acknowledged, wait to be
+# sent, were sent, and were sent again.  The state after a reset.
 TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else None
 TCP_FIELDS, TCP_CLOSE = struct.Struct("=B15xI4xI92xQ16xI52xQQ"), 7
 # Bytes of one sendfile: where only its return tells what was handed over, a slow receiver seems to
@@ -625,8 +625,8 @@ def failure_reason(error: BaseException) -> str:
 def send_queue(connected: socket.socket) -> int:
     """Return how many bytes are not acknowledged, 0 where the system does not tell."""
     with contextlib.suppress(AttributeError, OSError):
-        queue = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4))
-        return int.from_bytes(queue, sys.byteorder)
+        told = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(told, sys.byteorder)
     with contextlib.suppress(OSError):
         return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
     return 0
@@ -708,7 +708,7 @@ class Connection:
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _cork(self, is_in: bool) -> None:
-        """Let only full packets leave, until it is out: 1.15 times as fast."""
+        """Let only full packets leave while it is in, all once it is out: 1.15 times as fast."""
         if hasattr(socket, "TCP_CORK"):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
 
@@ -768,7 +768,9 @@ class Connection:
 #   RESTING         a request belongs to it                          UNDER_WAY, in a line
 #                   what lingered of it brings the rest              DELIVERED, in a line
 #   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
-#   at rest         a thousand others are                            FORGOTTEN
+#   at rest         it was joined to one that is DELIVERED, or its
+#                   receiver was delivered anew, or a thousand
+#                   others are at rest                               FORGOTTEN
 
 # Seconds between two looks at what is under way; in which a receiver that discards what its system
 # has acknowledged makes that known; and with nothing under way until a download rests.
@@ -1274,9 +1276,9 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
 # refuse.  The server accepts as many connections as there are descriptors for.
 
-# Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
+# Bytes of a request line, and of the fields after it; characters of a User-Agent; threads that wait
+# for a connection: to start one takes longer than a small file.
+MAX_HEAD, MAX_AGENT, MOST_IDLE = 1 << 16, 200, 32
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
 TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
 TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
@@ -1299,49 +1301,49 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     def handle(self) -> None:
         """Answer one request after the other; return once the last answer has come, or broken."""
-        self.stream, downloads = Connection(self.connection), self.server.downloads
-        downloads.went_on(self.stream)
+        self.transport, downloads = Connection(self.connection), self.server.downloads
+        downloads.went_on(self.transport)
         try:
             getattr(self.connection, "do_handshake", int)()
             self.close_connection = False
             while not self.close_connection:
                 # Whatever comes next, be it the end, tells that what is acknowledged has been read.
                 self.rfile.peek(1)  # type: ignore[attr-defined]
-                downloads.went_on(self.stream)
+                downloads.went_on(self.transport)
                 self.close_connection = True
                 try:
                     self.handle_one_request()
                 except Refusal as refusal:
                     self.refuse(refusal)
-            self.stream.shut()
+            self.transport.shut()
             # To close with input unread would reset the connection under the receiver (RFC 9112,
             # section 9.6).  Not through OpenSSL, which answers a mere FIN with an alert.
             while socket.socket.recv(self.connection, CHUNK):
                 pass
-            downloads.went_on(self.stream)
+            downloads.went_on(self.transport)
         except BaseException as error:
-            downloads.broken(self.stream, error)
+            downloads.broken(self.transport, error)
             raise
         finally:
-            downloads.leave(self.stream)
+            downloads.leave(self.transport)
 
     def parse_request(self) -> bool:
         """Read the rest of the head, and tell whether it came.  Raise Refusal."""
-        line, skipped = self.raw_requestline, 0
+        read_line, empty = functools.partial(self.rfile.readline, MAX_HEAD + 1), (b"\r\n", b"\n")
+        line = self.raw_requestline
         # RFC 9112, section 2.2: empty lines before a request.
-        while line in (b"\r\n", b"\n") and skipped < MAX_EMPTY:
-            line, skipped = self.rfile.readline(MAX_HEAD + 1), skipped + 1
+        while line in empty:
+            line = read_line()
         self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
         if len(line) > MAX_HEAD:
             raise Refusal(414)
         head, most = bytearray(line), len(line) + MAX_HEAD
-        for line in iter(functools.partial(self.rfile.readline, MAX_HEAD + 1), b""):
+        while line and line not in empty:
+            line = read_line()
             head += line
             if len(head) > most:
                 raise Refusal(431)
-            if line in (b"\r\n", b"\n"):
-                break
-        else:
+        if not line:
             return False
         self.command, self.path, _, self.headers, is_kept = parse_head(bytes(head))
         self.close_connection = not is_kept
@@ -1374,7 +1376,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             fields["Content-Type"] = self.guess_type("/" + name)
         if status == 304 or self.command == "HEAD":
             self.log_request(status)
-            self.stream.send([self.head(status, fields, version.size)])
+            self.transport.send([self.head(status, fields, version.size)])
             return
         asked = self.headers.get("range", "")
         # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
@@ -1392,11 +1394,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
         has_if_range, status = "if-range" in self.headers, 206 if spans else 200
         transfer = Transfer(receiver, self.requestline, name, version, parts, status, has_if_range)
-        self.server.downloads.begin(self.stream, transfer)
+        self.server.downloads.begin(self.transport, transfer)
         head = self.head(status, fields, transfer.length)
-        transfer.position = self.stream.sent + len(head)
+        transfer.position = self.transport.sent + len(head)
         pieces = ([p] if isinstance(p, bytes) else representation.parts(*p) for p in parts)
-        self.stream.send(chain([head], *pieces))
+        self.transport.send(chain([head], *pieces))
 
     do_HEAD = do_GET
 
@@ -1413,7 +1415,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.log_request(refusal.status)
         head = self.head(refusal.status, fields, len(body), refusal.phrase)
         # From its line, since what comes after a HEAD may be malformed.
-        self.stream.send([head, b"" if self.requestline.startswith("HEAD ") else body])
+        self.transport.send([head, b"" if self.requestline.startswith("HEAD ") else body])
 
     def head(self, status: int, fields: Mapping[str, str], length: int, phrase: str = "") -> bytes:
         """Return the head of an answer; *length*: of the body, in bytes."""
