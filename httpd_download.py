@@ -224,7 +224,7 @@ class File(Handle):
     def check(self) -> None:
         """Raise ContentChanged where it is not what it is to be."""
         # ext4 shows the new time of a file that grows some 0.1 ms before the new size.
-        for pause in (0.002, 0.01, 0.05, 0):
+        for pause in (0.002, 0.01, 0.05, 0) if self.may_grow else (0,):
             status = os.fstat(self.descriptor)
             growth = status.st_size - self._size
             is_same = not growth and status.st_mtime_ns == self._mtime_ns
@@ -1888,9 +1888,10 @@ def make_server(
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
         # A connection has a socket, a file with its folder, and the last one that it sent by
         # sendfile; others are for streams, modules being loaded, and to spare.
-        most = max(1, (min(soft, 1 << 15) - 24) // 4)
+        most = max(1, (limit - 24) // 4)
     # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
     addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
     ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
