@@ -689,9 +689,12 @@ class Connection:
                     # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; TLS 1.2 a few more.
                     waiting, unsent = (-(-n * 16384 // 16406) for n in (waiting, unsent))
                 acknowledged, departed = sent - waiting, sent - unsent
-            # An end that both sides have closed is the same state, but comes only after all.
-            if state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent):
-                self.is_reset = True
+            if info:
+                # An end that both sides have closed is the same state, but comes only after all.
+                is_reset = state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent)
+            else:
+                is_reset = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            self.is_reset = self.is_reset or is_reset
             self.waiting, self.departed = waiting, max(departed, self.departed)
             if acknowledged > self.acknowledged:
                 self.acknowledged, self.moved = acknowledged, self._clock()
