@@ -399,7 +399,9 @@ class Share:
         folder = Folder(self.folder, above)
         try:
             file = OfferedFile(path, name, folder)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ELOOP):
+                raise
             # It may be a symlink: neither out of the folder, nor to a hidden name in it.
             target = os.path.realpath(os.path.join(self.folder, path))
             found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
@@ -423,26 +425,32 @@ def may_be_offered(component: str) -> bool:
 def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Named:
     """Return the files of *paths*, without *logs*, and archives of the folders, by the names of
     their links.  Raise OSError for all that cannot be had, ValueError for two of one name."""
-    named: dict[str, str | Archive] = {}
     found: dict[str, str] = {}
-    failures = []
+    failures: dict[str, list[str]] = {}
     for path in paths:
         is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
         name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
         if not name:
             raise ValueError(f"{path} has no name that a link could have")
         try:
-            is_folder = os.path.isdir(path)
-            offer = Archive(path, name, logs, progress) if is_folder else OfferedFile(name, path)
-            other = found.setdefault(offer.name, path)
-            if not os.path.samefile(path, other):
-                raise ValueError(f"two would have one link, {offer.name}: {other} and {path}")
-            if offer.version.file_id not in logs:
-                named[offer.name] = offer if isinstance(offer, Archive) else path
+            if os.path.isdir(path):
+                os.scandir(path).close()
+                name += ".tar"
+            else:
+                OfferedFile(name, path)
+            if not os.path.samefile(path, found.setdefault(name, path)):
+                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
         except OSError as error:
-            failures.append(f"{path}: {error.strerror or error}")
+            failures.setdefault(error.strerror or str(error), []).append(path)
     if failures:
-        raise OSError(errno.ENOENT, "; ".join(failures))
+        told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
+        raise OSError(errno.ENOENT, told)
+    named: dict[str, str | Archive] = {}
+    for name, path in found.items():
+        if os.path.isdir(path):
+            named[name] = Archive(path, name[: -len(".tar")], logs, progress)
+        elif file_id(os.stat(path)) not in logs:
+            named[name] = path
     return named
 
 
@@ -528,8 +536,9 @@ def parse_range(value: str, size: int) -> list[Span]:
         match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
         if not match or spec == "-":
             raise Refusal(400, "malformed byte range")
-        # In linear time: what has 20 digits is past the end of any file, however it goes on.
-        first, last = (int(number.lstrip("0")[:20] or 0) for number in match.groups())
+        # In linear time: from 20 digits on any number is past the end of any file.
+        digits = [number.lstrip("0") for number in match.groups()]
+        first, last = (int(number or "0") if len(number) < 20 else 10**20 for number in digits)
         if match[1] and match[2] and last < first:
             raise Refusal(400, "byte range ends before it starts")
         start = first if match[1] else max(0, size - last)
@@ -554,7 +563,13 @@ def parse_date(value: str) -> int | None:
     """Return the Unix time of a date in a format of RFC 9110, section 5.6.7, else None."""
     for date_format in DATE_FORMATS:
         with contextlib.suppress(ValueError):
-            return calendar.timegm(time.strptime(value.strip(" \t"), date_format))
+            parsed, now = time.strptime(value.strip(" \t"), date_format), time.gmtime()
+            year = parsed.tm_year
+            if "%y" in date_format:
+                # The last such year that is not more than 50 years ahead.
+                latest = now.tm_year + 50 - (parsed[1:6] > now[1:6])
+                year = latest - (latest - year) % 100
+            return calendar.timegm((year, *parsed[1:6]))
     return None
 
 
@@ -709,6 +724,10 @@ class Connection:
         """End the connection from another thread; whoever waits for it wakes up."""
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            if self.waiting > 0:
+                # Nobody takes this: let the system drop it.
+                linger = struct.pack("ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def _cork(self, is_in: bool) -> None:
         """Let only full packets leave while it is in, all once it is out: 1.15 times as fast."""
@@ -1279,9 +1298,9 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
 # refuse.  The server accepts as many connections as there are descriptors for.
 
-# Bytes of a request line, and of the fields after it; characters of a User-Agent; threads that wait
-# for a connection: to start one takes longer than a small file.
-MAX_HEAD, MAX_AGENT, MOST_IDLE = 1 << 16, 200, 32
+# Bytes of a request line, and of the fields after it; empty lines before; characters of a
+# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
 TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
 TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
@@ -1332,21 +1351,21 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     def parse_request(self) -> bool:
         """Read the rest of the head, and tell whether it came.  Raise Refusal."""
-        read_line, empty = functools.partial(self.rfile.readline, MAX_HEAD + 1), (b"\r\n", b"\n")
-        line = self.raw_requestline
+        line, skipped = self.raw_requestline, 0
         # RFC 9112, section 2.2: empty lines before a request.
-        while line in empty:
-            line = read_line()
+        while line in (b"\r\n", b"\n") and skipped < MAX_EMPTY:
+            line, skipped = self.rfile.readline(MAX_HEAD + 1), skipped + 1
         self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
         if len(line) > MAX_HEAD:
             raise Refusal(414)
         head, most = bytearray(line), len(line) + MAX_HEAD
-        while line and line not in empty:
-            line = read_line()
+        for line in iter(functools.partial(self.rfile.readline, MAX_HEAD + 1), b""):
             head += line
             if len(head) > most:
                 raise Refusal(431)
-        if not line:
+            if line in (b"\r\n", b"\n"):
+                break
+        else:
             return False
         self.command, self.path, _, self.headers, is_kept = parse_head(bytes(head))
         self.close_connection = not is_kept
@@ -1629,8 +1648,8 @@ LONGEST, MOST_WAITING = 1000, 10_000
 # Seconds between two writes, without an acknowledgement until a receiver is called stalled, and
 # that are too many to be told.
 PAUSE, STALLED, LONGEST_LEFT = 0.05, 3, 360_000
-# Rows; columns of a bar, at least for the figures, and that a name gets before its address.
-MOST_ROWS, BAR, FIGURES, SHORT_NAME = 8, 25, 27, 8
+# Rows; columns of a bar, and that a name gets before its address.
+MOST_ROWS, BAR, SHORT_NAME = 8, 25, 8
 COLOURS = {"delivered.": "\x1b[1;32m", "req terminated.": "\x1b[33m"}
 
 
@@ -1677,7 +1696,7 @@ def format_rows(rows: Sequence[Row], columns: int, block: str) -> list[str]:
         figures.append(f"{row.arrived * 100 // max(row.size, 1):>3}%  {figure}")
     names = max((width(row.name) for row in rows), default=0)
     addresses = max((len(row.address) + 2 for row in rows), default=0)
-    room = columns - 1 - addresses - max([FIGURES, *map(len, figures)])
+    room = columns - 1 - addresses - max(map(len, figures), default=0)
     bar = BAR if names + BAR <= room else 0
     if room < min(names, SHORT_NAME):
         room, addresses = room + addresses, 0
@@ -1706,7 +1725,7 @@ class Terminal:
         # What is to be shown below them: rows, and how many more, or a note; and what is shown.
         self._below: tuple[list[Row], int, str] = ([], 0, "")
         self._shown, self._lines = self._below, [""]
-        if self._is_live and os.name == "nt":
+        if self._is_live and hasattr(sys, "getwindowsversion"):
             # Switches a Windows console to understanding escape sequences.
             os.system("")
         self._writer = threading.Thread(target=self._write_on, daemon=True)
@@ -1721,12 +1740,14 @@ class Terminal:
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1
             return
-        told, quoted = escape(event), escape(subject[:LONGEST]).replace('"', '\\"')
+        cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
+        told, quoted = escape(event), escape(cut).replace('"', '\\"')
         for start, colour in self._colours.items():
             told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
         bell = "\a" if self._is_live and event.startswith("delivered.") else ""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        self._waiting.append((self._err, f'{address} - - [{date}] "{quoted}" {told}{bell}\n'))
+        line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
+        self._waiting.append((self._err, line))
 
     def note_progress(self, folder: str, entries: int) -> None:
         """Show in the last row of a terminal how much of *folder* has been read."""

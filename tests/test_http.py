@@ -809,6 +809,8 @@ class Malformed(HttpCase):
         for lines in [b"\r\n", b"\n", b"\r\n\n\r\n" * 20]:
             with self.subTest(lines[:9]):
                 self.assertEqual(self.statuses(served, lines + NEXT + lines), [200, 200])
+        # Who sends nothing else is not waited for
+        self.assert_refused(served, 400, b"\r\n" * 40000)
 
     def test_too_long(self) -> None:
         served = self.serve()

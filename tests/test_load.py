@@ -562,7 +562,8 @@ class NothingLeft(LoadCase):
         """As under ``ulimit -v``, with room for nothing, and for a thread or some."""
         program = self.start()
         address, process = ("127.0.0.1", program.port()), Process(program)
-        # The end of the first thread makes libc load what it needs for that.
+        # The end of the first thread makes libc load what it needs for that; some threads wait
+        # for further connections, but not so many.
         clients = [self.client(address) for _ in range(60)]
         until(lambda: process.threads() > 60, "each has a thread")
         for client in clients:
