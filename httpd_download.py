@@ -39,7 +39,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from hmac import compare_digest
-from itertools import accumulate, chain, count, groupby, product
+from itertools import accumulate, chain, groupby, product
 from typing import TYPE_CHECKING, NamedTuple, Tuple, Union
 
 try:
@@ -623,7 +623,7 @@ TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else None
 TCP_FIELDS, TCP_CLOSE = struct.Struct("=B15xI4xI92xQ16xI52xQQ"), 7
 # Bytes of one sendfile: where only its return tells what was handed over, a slow receiver seems to
 # acknowledge nothing meanwhile.
-STEP = 1 << 22 if TCP_INFO else CHUNK
+STEP = 1 << 23 if TCP_INFO else CHUNK
 # macOS: the size of the send queue.
 SO_NWRITE = 0x1024
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
@@ -875,8 +875,6 @@ class Transfer:
         self.failure: str | None = None
         # What was acknowledged when a later one went on from it, and where that one began.
         self.gone_on: tuple[int, int] | None = None
-        # What was acknowledged when its download saw it last.
-        self.seen = 0
 
     def acknowledged(self) -> int:
         return min(max(self.connection.acknowledged - self.position, 0), self.length)
@@ -916,25 +914,25 @@ class Download:
         self.receiver, self.name, self.version = receiver, name, version
         self.state = State.RESTING
         # Transfers that have not ended, and those that broke last, to be gone on from; what arrived
-        # by all that have ended.
+        # by all that have ended, and how many bytes they had acknowledged; how many requests came.
         self.transfers: list[Transfer] = []
         self.broken: deque[Transfer] = deque(maxlen=MOST_BROKEN)
         self.ended: list[Span] = []
-        # How many requests there were, and the number of the last one among all.
-        self.requests = self.asked = 0
+        self.past = self.requests = 0
         # One of another version that its receiver has begun since, and not as a mere probe.
         self.given_up_for: Download | None = None
 
     def rouse(self, line: str, now: float) -> None:
         """Begin a stretch that ends when it rests again; *line* is its first request."""
         self.line, self.began, self.moved, self.ended_at = line, now, now, now
-        # What broke of it last; bytes that came since; and those of the last few seconds, a second
-        # apart.
+        # What broke of it last; what came before; what came until the last few seconds.
         self.failure: str | None = None
-        self.came = 0
-        self.samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=5)
-        for transfer in self.transfers:
-            transfer.seen = transfer.acknowledged()
+        self.before = self.came()
+        self.samples = deque([(now, self.before)], maxlen=5)
+
+    def came(self) -> int:
+        """Return how many bytes were ever acknowledged."""
+        return self.past + sum(map(Transfer.acknowledged, self.transfers))
 
     def is_live(self) -> bool:
         return self.state in (State.UNDER_WAY, State.RESTING)
@@ -962,19 +960,10 @@ class Download:
         rivals = rivals[-MOST_LOOKED_AT:]
         return arrived < PROBE and any(rival.count_arrived() > arrived for rival in rivals)
 
-    def see(self, now: float) -> None:
-        """Take note of what was acknowledged by *now*."""
-        for transfer in self.transfers:
-            acknowledged = transfer.acknowledged()
-            if acknowledged > transfer.seen:
-                self.came += acknowledged - transfer.seen
-                transfer.seen, self.moved = acknowledged, now
-        if now - self.samples[-1][0] >= 1:
-            self.samples.append((now, self.came))
-
     def row(self, now: float) -> Row:
         (then, came), address = self.samples[0], self.receiver.address
-        rate, idle = (self.came - came) / max(now - then, TICK), now - self.moved
+        rate = (self.came() - came) / max(now - then, TICK)
+        idle = now - max([self.moved, *(t.connection.moved for t in self.transfers)])
         return Row(self.name, address, self.count_arrived(), self.version.size, rate, idle)
 
     def who(self) -> str:
@@ -991,15 +980,16 @@ class Download:
             return f"req terminated. at {self.portion()}{self.failure and ', '}{self.failure}"
         size = "" if is_whole else f" of {format_size(self.version.size)}"
         seconds = max(self.moved - self.began, 0.001)
-        rate = format_size(self.came / seconds)
-        return f"req finished. {format_size(self.came)}{size}, {seconds:.1f} s, {rate}/s"
+        came = self.came() - self.before
+        rate = format_size(came / seconds)
+        return f"req finished. {format_size(came)}{size}, {seconds:.1f} s, {rate}/s"
 
 
 def find_download(
     transfer: Transfer, known: Iterable[Download]
 ) -> tuple[Download | None, Transfer | None]:
-    """Return which of the downloads of its name *transfer* belongs to, and what it goes on from;
-    None if that is a new one, or nothing."""
+    """Return which of the downloads of its name, the last asked for last, *transfer* belongs to,
+    and what it goes on from; None if that is a new one, or nothing."""
     # 1. Whoever is answered with everything begins anew.
     if transfer.is_everything:
         return None, None
@@ -1021,7 +1011,7 @@ def find_download(
     # 3. It is a further segment, or a piece whose beginning nobody knows.
     under_way = [download for download in own if download.is_under_way()]
     if under_way:
-        return max(under_way, key=lambda download: download.asked), None
+        return under_way[-1], None
     if own:
         return max(own, key=Download.count_arrived), None
     # 4. It goes on from what another left off: people move to another network, and resume.
@@ -1043,8 +1033,8 @@ class Downloads:
         """*timeout*: seconds without progress that end a connection; *wanted*: deliveries, of each
         of *named* if there are any, that are enough, or 0."""
         self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
-        self._requests = count(1)
-        # Of each connection the transfer that has not ended; downloads, the last that changed last.
+        # Of each connection the transfer that has not ended; downloads, the last asked for, or
+        # changed, last.
         self._transfers: dict[Connection, Transfer | None] = {}
         self._downloads: dict[Download, None] = {}
         # How often what was delivered, each that was named or "" for all; and what to whom.
@@ -1089,10 +1079,9 @@ class Downloads:
                     download.ended += predecessor.arrived()
             if not is_active:
                 download.rouse(transfer.line, self._clock())
-                self._move(download, State.UNDER_WAY)
                 self.log(transfer.receiver.address, transfer.line, f"{transfer.status} -")
+            self._move(download, State.UNDER_WAY)
             download.requests += 1
-            download.asked = next(self._requests)
             download.transfers.append(transfer)
             transfer.connection, transfer.download = connection, download
             self._transfers[connection] = transfer
@@ -1140,7 +1129,8 @@ class Downloads:
                     connection.cut()
             now, rest = self._clock(), REST * patience
             for download in self._under_way():
-                download.see(now)
+                if now - download.samples[-1][0] >= 1:
+                    download.samples.append((now, download.came()))
                 if not download.is_under_way() and now - download.ended_at >= rest:
                     self._conclude(download, State.RESTING)
             resting = [d for d in self._downloads if d.state is not State.UNDER_WAY]
@@ -1174,6 +1164,7 @@ class Downloads:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
         with self._changed:
             shown = [d for d in self._under_way() if d.is_under_way() and not d.given_up_for]
+            shown.sort(key=lambda download: download.began)
             return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
 
     def _under_way(self) -> list[Download]:
@@ -1208,7 +1199,8 @@ class Downloads:
             is_broken, transfer.failure = True, failure_reason(error)
         transfer.state = State.BROKEN if is_broken else State.FINISHED
         transfer.is_reset, download = connection.is_reset, transfer.download
-        download.see(now)
+        download.past += transfer.acknowledged()
+        download.moved = max(download.moved, connection.moved)
         self._transfers[connection] = None
         download.transfers.remove(transfer)
         connection.moved = download.ended_at = now
@@ -1746,7 +1738,7 @@ class Terminal:
             told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
         bell = "\a" if self._is_live and event.startswith("delivered.") else ""
         date = time.strftime("%d/%b/%Y %H:%M:%S")
-        line = f'{escape(address)} - - [{date}] "{quoted}" {told}{bell}\n'
+        line = f'{address} - - [{date}] "{quoted}" {told}{bell}\n'
         self._waiting.append((self._err, line))
 
     def note_progress(self, folder: str, entries: int) -> None:
