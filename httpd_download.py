@@ -23,7 +23,6 @@ import functools
 import hashlib
 import http.server
 import os
-import queue
 import random
 import re
 import socket
@@ -65,6 +64,27 @@ if TYPE_CHECKING:
     Named = Mapping[str, Union[str, "Archive"]]
 
 __version__ = "2.0.0"
+
+
+def format_size(count: float) -> str:
+    """Write *count* bytes for people: 512 B, 640.0 MiB, 1.4 GiB."""
+    if count < 1024:
+        return f"{int(count)} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if count < 1023.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} PiB"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def some(items: Sequence[str], most: int = 8) -> str:
+    """List at most so many *items*, and count what is left of them."""
+    more = len(items) - most
+    return ", ".join([*items[:most], *([f"and {more} more"] if more > 0 else [])])
 
 
 # --- What is offered --------------------------------------------------------------------
@@ -1263,27 +1283,6 @@ class Downloads:
             self._downloads[download] = None
 
 
-def format_size(count: float) -> str:
-    """Write *count* bytes for people: 512 B, 640.0 MiB, 1.4 GiB."""
-    if count < 1024:
-        return f"{int(count)} B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        count /= 1024
-        if count < 1023.95:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} PiB"
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def some(items: Sequence[str], most: int = 8) -> str:
-    """List at most so many *items*, and count what is left of them."""
-    more = len(items) - most
-    return ", ".join([*items[:most], *([f"and {more} more"] if more > 0 else [])])
-
-
 # --- HTTP: the handler and the quiet server -----------------------------------------------
 # A thread serves each connection, one request after the other: http.server reads the request line
 # and dispatches, parse_request reads the rest of the head, do_GET goes from the share over
@@ -1291,8 +1290,8 @@ def some(items: Sequence[str], most: int = 8) -> str:
 # refuse.  The server accepts as many connections as there are descriptors for.
 
 # Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
+# User-Agent.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
 TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
 TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
@@ -1472,8 +1471,6 @@ class QuietServer(socketserver.ThreadingTCPServer):
         """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
         self._free = threading.Semaphore(most)
-        # Of each idle thread, that by which it gets its next connection.
-        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
@@ -1504,22 +1501,14 @@ class QuietServer(socketserver.ThreadingTCPServer):
             raise OSError(str(error)) from None
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Leave the connection to a thread that is idle, or else to a new one."""
-        if self._idle:
-            self._idle.pop().put((request, client_address))
-        else:
-            # Not by threading, which waits for ever for one that has no memory to begin with.
-            _thread.start_new_thread(self._serve_on, (request, client_address))
+        """Leave the connection to a thread of its own."""
+        # Not by threading, which waits for ever for one that has no memory to begin with.
+        _thread.start_new_thread(self.process_request_thread, (request, client_address))
 
-    def _serve_on(self, *accepted: Any) -> None:
-        """Serve this connection and further ones, until enough other threads are idle."""
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         # There may be no memory for anything.
         with contextlib.suppress(MemoryError):
-            self.process_request_thread(*accepted)
-            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-            while len(self._idle) < MOST_IDLE:
-                self._idle.append(inbox)
-                self.process_request_thread(*inbox.get())
+            super().process_request_thread(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, which PartialContentHandler.handle has shut down, if it began."""
