@@ -22,6 +22,7 @@ import errno
 import functools
 import hashlib
 import http.server
+import mimetypes
 import os
 import random
 import re
@@ -486,10 +487,15 @@ TOKEN = r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
 REQUEST_LINE = re.compile(TOKEN + r" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
 # Section 5: field-line = field-name ":" OWS field-value OWS
 FIELD_LINE = re.compile(TOKEN + r":([\t -~\x80-\xff]*)\r?")
-# RFC 9110, section 7.2: Host = uri-host [ ":" port ]
-HOST = re.compile(r"(\[[\w.~!$&'()*+,;=%:-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
+# RFC 9110, section 7.2: Host = uri-host [ ":" port ]; RFC 6874: the zone of a link-local address
+NAME = r"[\w.~!$&'()*+,;=%-]"
+LITERAL = rf"\[(?:[0-9a-f:.]+(?:%{NAME}+)?|v[0-9a-f]+\.(?:{NAME}|:)+)\]"
+AUTHORITY = f"(?:{LITERAL}|{NAME}+)(?::[0-9]*)?"
+HOST = re.compile(f"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
 # RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
-TARGET = re.compile("(?:https?://[^/?#]+|(?=/))([^?#]*)", re.IGNORECASE)
+TARGET = re.compile(
+    rf"(?:https?://{AUTHORITY}|(?=/))((?:/[^?#]*)?)(?:[?#].*)?", re.ASCII | re.IGNORECASE
+)
 DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
@@ -882,7 +888,7 @@ class Transfer:
         is_conditional: bool = False,
     ) -> None:
         """*line*: the request; *parts*: what the body is made of, spans being of *version*;
-        *is_conditional*: whether only that was asked for (If-Range)."""
+        *is_conditional*: whether only that was asked for (If-Range, If-Match)."""
         self.receiver, self.line, self.name, self.version = receiver, line, name, version
         self.status, self.is_conditional = status, is_conditional
         self.spans = [part for part in parts if not isinstance(part, bytes)]
@@ -968,10 +974,10 @@ class Download:
         return count_bytes(unite(arrived))
 
     def was_probe(self, others: Iterable[Download]) -> bool:
-        """Tell whether it, nothing of which is under way, was one request for everything that was
-        soon broken off, by a receiver that has more of one of *others*."""
+        """Tell whether it, nothing of which is under way, was one request for everything that its
+        receiver, which has more of one of *others*, soon broke off."""
         probe = next(iter(self.broken), None)
-        if not probe or not probe.is_everything or self.requests > 1:
+        if not probe or probe.failure or not probe.is_everything or self.requests > 1:
             return False
         # Of another version only aria2's can be one, which has no Range: axel, which asks for
         # bytes=0-, may as well begin anew.
@@ -1013,7 +1019,7 @@ def find_download(
     # 1. Whoever is answered with everything begins anew.
     if transfer.is_everything:
         return None, None
-    # Whoever says which version it has (If-Range) was answered accordingly.
+    # Whoever says which version it has was answered accordingly.
     is_bare = transfer.first > 0 and not transfer.is_conditional
     known = [d for d in known if not d.given_up_for and (is_bare or d.version == transfer.version)]
     own = [download for download in known if download.receiver == transfer.receiver]
@@ -1293,9 +1299,7 @@ class Downloads:
 # User-Agent.
 MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
 # A compressed file is named by its compression, since it is sent without Content-Encoding.
-TYPES = {**http.server.SimpleHTTPRequestHandler.extensions_map, "": "application/octet-stream"}
-TYPES.update(dict.fromkeys([".gz", ".tgz"], "application/gzip"))
-TYPES.update({".xz": "application/x-xz", ".bz2": "application/x-bzip2"})
+COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
@@ -1310,7 +1314,6 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     disable_nagle_algorithm = True
     # A head needs no more, and every connection holds one.
     rbufsize = 1 << 10
-    extensions_map = TYPES
 
     def handle(self) -> None:
         """Answer one request after the other; return once the last answer has come, or broken."""
@@ -1363,7 +1366,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
-        match = TARGET.match(self.path)
+        match = TARGET.fullmatch(self.path)
         if not match:
             raise Refusal(400, "malformed request target")
         try:
@@ -1405,8 +1408,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             parts = multipart(spans, version.size, fields["Content-Type"], boundary)
             fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
-        has_if_range, status = "if-range" in self.headers, 206 if spans else 200
-        transfer = Transfer(receiver, self.requestline, name, version, parts, status, has_if_range)
+        status = 206 if spans else 200
+        # Firefox, and the parallel downloads of Chromium, name with If-Match the version they have.
+        names_tag = "if-range" in self.headers or self.headers.get("if-match", "*") != "*"
+        transfer = Transfer(receiver, self.requestline, name, version, parts, status, names_tag)
         self.server.downloads.begin(self.transport, transfer)
         head = self.head(status, fields, transfer.length)
         transfer.position = self.transport.sent + len(head)
@@ -1420,10 +1425,16 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
+    def guess_type(self, path: Any) -> str:
+        kind, compression = mimetypes.guess_type(path.lower())
+        kind = COMPRESSED.get(compression) if compression else kind
+        return kind or "application/octet-stream"
+
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""
-        told = f"{refusal.status} {refusal.phrase}"
-        body = (f"{told}: {refusal.detail}\n" if refusal.detail else f"{told}\n").encode()
+        told = f"{refusal.status} {refusal.phrase}{refusal.detail and ': '}{refusal.detail}\n"
+        # To what it has whole, curl 7.60 adds the body of a 416, and says nothing.
+        body = b"" if refusal.status == 416 else told.encode()
         fields = {"Content-Type": "text/plain; charset=utf-8", **refusal.fields}
         self.log_request(refusal.status)
         head = self.head(refusal.status, fields, len(body), refusal.phrase)

@@ -690,6 +690,16 @@ class DownloadTest(Case):
         self.assertEqual([event.strip() for event in events[:5]], [e.strip() for e in expected[:5]])
         self.assertIn(DELIVERED("3 requests"), self.log.all()[-1])
 
+    def test_no_probe_where_it_was_not_the_receiver_who_broke_off(self) -> None:
+        self.reset(self.ask(), 45)
+        self.wait(REST)
+        cut = self.ask()
+        self.acknowledge(cut, 0.5)
+        self.downloads.broken(cut.connection, ContentChanged("the file was changed"))
+        self.wait(REST)
+        told = "req terminated. at 0% (512.0 KiB of 100.0 MiB), the file was changed"
+        self.assertIn(told, self.log.all()[-1])
+
     def test_no_probe_where_the_receiver_has_nothing_more(self) -> None:
         self.reset(self.ask(), 0.5)
         self.wait(REST)
