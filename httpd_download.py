@@ -1935,6 +1935,10 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
     scheme = "https" if options.tls_cert else "http"
     url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
     share, links, remarks = server.share, [], []
+    for path in options.names:
+        with contextlib.suppress(OSError):
+            if file_id(os.stat(path)) in share.logs:
+                remarks.append(f"not offered, since this program writes to it: {path}")
     for offer in share.offers():
         link, told = share.link(offer.name), [format_size(offer.version.size)]
         if isinstance(offer, Archive):

@@ -710,6 +710,9 @@ class Commands(ProgramCase):
                 links, port = self.links_and_port(name, program)
                 # Nor is anything else offered in its place.
                 self.assertEqual(links, [])
+                told = (self.folder / name / "out.txt").read_text()
+                for path in named[name]:
+                    self.assertIn(f"\nnot offered, since this program writes to it: {path}\n", told)
                 for target in ["a", *named[name], "out.txt", "log.txt"] * (port > 0):
                     self.assertEqual(fetch_status(port, f"/{target}"), 404)
 
