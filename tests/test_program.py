@@ -276,7 +276,8 @@ class OutputTest(Case):
         with (self.folder / "log").open("w") as log:
             program = self.start("log", stderr=log)
             self.assertEqual(program.links(), [])
-            self.assertEqual(program.out.all()[2], "nothing to offer here")
+            told = ["not offered, since this program writes to it: log", "nothing to offer here"]
+        self.assertEqual(program.out.all()[2:4], told)
 
     @posix_only
     def test_nothing_to_offer_in_sub_folders(self) -> None:
