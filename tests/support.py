@@ -285,7 +285,9 @@ class ProgramCase(FolderCase):
 
     def start(self, *arguments: str, bind: bool = True, **options: Any) -> Program:
         """Start the program in ``self.folder``, bound to loopback unless told otherwise."""
-        command = [sys.executable, str(PROGRAM), *(("-b", "127.0.0.1") if bind else ()), *arguments]
+        # -S: without whatever else is installed, which can take as long to start.
+        command = [sys.executable, "-S", str(PROGRAM)]
+        command += [*(("-b", "127.0.0.1") if bind else ()), *arguments]
         program = Program(command, **{"cwd": str(self.folder), **options})
         self.addCleanup(program.stop)
         return program
