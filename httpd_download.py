@@ -1542,11 +1542,12 @@ class QuietServer(socketserver.ThreadingTCPServer):
         error, told = sys.exc_info()[1], ""
         with contextlib.suppress(MemoryError):
             if isinstance(error, OSError) and type(error).__module__ == "ssl":
-                told = f"TLS failed. {tls_reason(error)}"
+                reason = tls_reason(error)
+                # Whoever merely goes, as one that looks whether the port is open, makes no line.
+                told = "" if "EOF" in reason else f"TLS failed. {reason}"
             elif not isinstance(error, (OSError, ContentChanged)):
                 told = f"internal error. {type(error).__name__}: {error}"
-            # Whoever merely goes, as one that looks whether the port is open, makes no line.
-            if told and "EOF" not in told:
+            if told:
                 self.downloads.log(client_address[0], "-", told)
 
 
@@ -1994,7 +1995,8 @@ def serve(server: QuietServer, terminal: Terminal) -> None:
 
 def complaint(error: BaseException) -> str:
     """Say what could not be done, and of which file."""
-    return ": ".join(filter(None, [getattr(error, "filename", None), failure_reason(error)]))
+    reason = failure_reason(error) or repr(error)
+    return ": ".join(filter(None, [getattr(error, "filename", None), reason]))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1222,6 +1222,9 @@ class Log(HttpCase):
             def open(self, path: str) -> Representation | None:
                 if path == "/bug":
                     raise ZeroDivisionError("oh\nno")
+                if path == "/end":
+                    # What TLS says of whoever merely goes, and this is not.
+                    raise EOFError("EOF when reading a line")
                 return super().open(path)
 
         served = self.serve()
@@ -1235,6 +1238,9 @@ class Log(HttpCase):
         told = r"internal error\. ZeroDivisionError: oh\\x0ano"
         self.assertRegex(line, rf'^127\.0\.0\.1 - - \[.*\] "-" {told}$')
         self.assertEqual(paper.getvalue(), f"{line}\n")
+        self.assertEqual(served.raw(b"GET /end HTTP/1.1\r\nHost: x\r\n\r\n" + NEXT), b"")
+        told = r"internal error\. EOFError: EOF when reading a line"
+        self.assertRegex(paper.lines.wait_for("EOFError"), rf'"-" {told}$')
         # And the server goes on
         self.assertEqual(served.fetch("/a.txt").body, DATA)
 

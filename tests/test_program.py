@@ -466,6 +466,18 @@ class ErrorTest(Case):
                 self.assertRegex(line, rf"\Ahttpd_download: {complaint}\Z")
                 self.assertEqual(program.out.all(), [])
 
+    def test_what_networks_do_is_told_at_the_start(self) -> None:
+        code = (
+            "import httpd_download, errno, sys\n"
+            "def die(*_): raise OSError(errno.ENETDOWN, 'no network')\n"
+            "httpd_download.QuietServer.server_bind = die\n"
+            "sys.exit(httpd_download.main(['-b', '127.0.0.1']))"
+        )
+        program = self.start_command([sys.executable, "-c", code])
+        self.assertEqual(program.wait(), 1)
+        (line,) = program.err.all()
+        self.assertRegex(line, r"\Ahttpd_download: 127\.0\.0\.1: .*no network")
+
     def test_a_thread_dies(self) -> None:
         """One line that says why, and status 1."""
         self.write("f")
