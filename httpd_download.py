@@ -79,6 +79,11 @@ def format_size(count: float) -> str:
     return f"{count / 1024:.1f} PiB"
 
 
+def percentage(arrived: int, size: int) -> str:
+    """Write the whole per cent that *arrived* bytes are of *size*; of nothing it is 0%."""
+    return f"{arrived * 100 // max(size, 1)}%"
+
+
 def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
@@ -488,10 +493,11 @@ TOKEN = r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
 REQUEST_LINE = re.compile(TOKEN + r" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
 # Section 5: field-line = field-name ":" OWS field-value OWS
 FIELD_LINE = re.compile(TOKEN + r":([\t -~\x80-\xff]*)\r?")
-# RFC 9110, section 7.2: Host = uri-host [ ":" port ]; RFC 6874: the zone of a link-local address
-NAME = r"[\w.~!$&'()*+,;=%-]"
-LITERAL = rf"\[(?:[0-9a-f:.]+(?:%{NAME}+)?|v[0-9a-f]+\.(?:{NAME}|:)+)\]"
-AUTHORITY = f"(?:{LITERAL}|{NAME}+)(?::[0-9]*)?"
+# RFC 9110, section 7.2: Host = uri-host [ ":" port ]; RFC 3986, section 3.2.2: IP-literal and
+# reg-name; RFC 6874: the zone of a link-local address
+REG_CHAR = r"[\w.~!$&'()*+,;=%-]"
+IP_LITERAL = rf"\[(?:[0-9a-f:.]+(?:%{REG_CHAR}+)?|v[0-9a-f]+\.(?:{REG_CHAR}|:)+)\]"
+AUTHORITY = f"(?:{IP_LITERAL}|{REG_CHAR}+)(?::[0-9]*)?"
 HOST = re.compile(f"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
 # RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
 TARGET = re.compile(
@@ -998,8 +1004,7 @@ class Download:
 
     def portion(self) -> str:
         arrived, size = self.count_arrived(), self.version.size
-        told = f"{format_size(arrived)} of {format_size(size)}"
-        return f"{arrived * 100 // max(size, 1)}% ({told})"
+        return f"{percentage(arrived, size)} ({format_size(arrived)} of {format_size(size)})"
 
     def event_at_rest(self, is_whole: bool) -> str:
         """Say what became of the stretch; *is_whole*: whether the receiver has all now."""
@@ -1697,7 +1702,7 @@ def format_rows(rows: Sequence[Row], columns: int, block: str) -> list[str]:
             figure = f"stalled {int(row.idle)} s"
         elif left < LONGEST_LEFT:
             figure += f"  {minutes}:{left % 60:02d} left"
-        figures.append(f"{row.arrived * 100 // max(row.size, 1):>3}%  {figure}")
+        figures.append(f"{percentage(row.arrived, row.size):>4}  {figure}")
     names = max((width(row.name) for row in rows), default=0)
     addresses = max((len(row.address) + 2 for row in rows), default=0)
     room = columns - 1 - addresses - max(map(len, figures), default=0)
