@@ -361,7 +361,7 @@ class Many(LoadCase):
             # Too few, were it not for the hard limit: macOS gives 256.
             resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
 
-        program = self.start(preexec_fn=lower)
+        program = self.start_script(preexec_fn=lower)
         address = ("127.0.0.1", program.port())
         process = Process(program)
         self.assert_program_serves(program)
@@ -460,7 +460,7 @@ class NothingLeft(LoadCase):
     """Descriptors, memory and threads are short: no fault, no busy loop, and all is well after."""
 
     def start_with_64_descriptors(self) -> Program:
-        program = self.start(
+        program = self.start_script(
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         )
         program.links()
@@ -560,7 +560,7 @@ class NothingLeft(LoadCase):
     @unittest.skipUnless(hasattr(resource, "prlimit"), "no resource.prlimit")
     def test_memory_that_runs_out(self) -> None:
         """As under ``ulimit -v``, with room for nothing, and for a thread or some."""
-        program = self.start()
+        program = self.start_script()
         address, process = ("127.0.0.1", program.port()), Process(program)
         # The end of the first thread makes libc load what it needs for that; some threads wait
         # for further connections, but not so many.
@@ -588,7 +588,7 @@ class NothingLeft(LoadCase):
         """As under ``ulimit -u``."""
         if os.geteuid() == 0:
             self.skipTest("root may have any number of processes")
-        program = self.start()
+        program = self.start_script()
         self.assert_program_serves(program)
         hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
         resource.prlimit(program.process.pid, resource.RLIMIT_NPROC, (1, hard))
@@ -623,8 +623,7 @@ class NothingLeft(LoadCase):
             "import httpd_download\n"
             "sys.exit(httpd_download.main(['-b', '127.0.0.1']))"
         )
-        program = Program([sys.executable, "-c", fail], cwd=str(self.folder))
-        self.addCleanup(program.stop)
+        program = self.start_command([sys.executable, "-S", "-c", fail])
         self.assertEqual((1, []), (program.wait(), program.out.all()))
         self.assertEqual(["httpd_download: can't start new thread"], program.err.all())
 
@@ -632,7 +631,9 @@ class NothingLeft(LoadCase):
     def test_ulimit_u_of_nothing(self) -> None:
         if os.geteuid() == 0:
             self.skipTest("root may have any number of processes")
-        program = self.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)))
+        program = self.start_script(
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        )
         self.assertEqual((1, []), (program.wait(), program.out.all()))
         self.assertEqual(["httpd_download: can't start new thread"], program.err.all())
 
@@ -1300,7 +1301,7 @@ class NobodyReads(LoadCase):
         reader, writer = kind()
         self.addCleanup(os.close, reader)
         # A pseudo-terminal is both ways: what is read is what was written.
-        program = self.start(*arguments, stderr=writer, env={"TERM": "xterm"})
+        program = self.start_script(*arguments, stderr=writer, env={"TERM": "xterm"})
         os.close(writer)
         return program, Reader(reader)
 

@@ -100,16 +100,9 @@ def uniform(lines: Sequence[str]) -> list[str]:
 
 
 class Case(ProgramCase):
-    def start(self, *arguments: str, bind: bool = True, **options: Any) -> Program:
-        return self.watched(super().start(*arguments, bind=bind, **options))
-
-    def start_command(self, command: Sequence[str], **options: Any) -> Program:
-        program = Program(command, **{"cwd": str(self.folder), **options})
-        self.addCleanup(program.stop)
-        return self.watched(program)
-
-    def watched(self, program: Program) -> Program:
+    def running(self, process: Any) -> Program:
         """See that there is no traceback, and for pipes no bell, and no code for a terminal."""
+        program = super().running(process)
 
         def check() -> None:
             program.stop()
@@ -164,7 +157,7 @@ class OutputTest(Case):
     def test_a_folder(self) -> None:
         for name in ["b.tgz", "中文.bin", 'a b#%?"\\', ".hidden", "sub/f"]:
             self.write(name)
-        program = self.start()
+        program = self.start_script()
         links = program.links()
         url = self.url(program)
         printed = [
@@ -345,8 +338,8 @@ class OutputTest(Case):
         locale["PYTHONIOENCODING"] = ""
         streams = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii"}
         started = {
-            r"\xe4\xb8\xad\xe6\x96\x87.bin": self.start(env=locale),
-            r"\u4e2d\u6587.bin": self.start("中文.bin", env=streams),
+            r"\xe4\xb8\xad\xe6\x96\x87.bin": self.start_script(env=locale),
+            r"\u4e2d\u6587.bin": self.start_script("中文.bin", env=streams),
         }
         for name, program in started.items():
             (link,) = program.links()
@@ -532,7 +525,7 @@ class StopTest(Case):
         self.sparse("big", 64 * MIB)
         data = self.write("g", 1_000_000)
         self.write("f")
-        program = self.start()
+        program = self.start_script()
         _, f, g = program.links()
         for count in (1, 2):
             self.assertEqual(fetch(f), (200, TEN))
@@ -557,7 +550,7 @@ class StopTest(Case):
 
     def test_an_impatient_hand_and_secret_links(self) -> None:
         self.sparse("big", 64 * MIB)
-        program = self.start("--secret")
+        program = self.start_script("--secret")
         (link,) = program.links()
         self.begin(program.port(), urllib.parse.urlsplit(link).path)
         # Also at whatever it does last.

@@ -118,9 +118,7 @@ class NobodyCase(ProgramCase):
         # Imported before: nobody may not be allowed to read it.
         code = "import sys, httpd_download" + AS_NOBODY + "sys.exit(httpd_download.main())"
         command = [sys.executable, "-c", code, "-b", "127.0.0.1", *arguments]
-        program = Program(command, cwd=str(self.folder))
-        self.addCleanup(program.stop)
-        return program
+        return self.start_command(command)
 
     def close(self, name: str, mode: int = 0) -> None:
         """Take rights away until the test ends; of what root has, mode bits of others count."""
@@ -657,10 +655,8 @@ class Commands(ProgramCase):
         (self.folder / "soft").symlink_to(PROGRAM.name)
         self.write("a")
         command = [sys.executable, PROGRAM.name, "-b", "127.0.0.1"]
-        program = Program(command, cwd=str(self.folder))
-        self.addCleanup(program.stop)
-        named = Program([*command, PROGRAM.name], cwd=str(self.folder))
-        self.addCleanup(named.stop)
+        program = self.start_command(command)
+        named = self.start_command([*command, PROGRAM.name])
         self.assertEqual(paths_of(program), ["/a"])
         for name in [PROGRAM.name, "hard", "soft"]:
             self.assertEqual(fetch_status(program.port(), f"/{name}"), 404)
@@ -757,8 +753,7 @@ class Commands(ProgramCase):
         code = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"
         named = [str(self.folder / name) for name in ["a", "s"]]
         command = [sys.executable, "-c", code, sys.executable, str(PROGRAM), "-b", "127.0.0.1"]
-        program = Program([*command, *named], cwd=str(self.folder / "gone"))
-        self.addCleanup(program.stop)
+        program = self.start_command([*command, *named], cwd=str(self.folder / "gone"))
         self.assertEqual(paths_of(program), ["/a", "/s.tar"])
         self.assertEqual(fetch_status(program.port(), "/a"), 200)
         self.assertEqual(fetch_status(program.port(), "/s.tar"), 200)
