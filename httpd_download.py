@@ -424,17 +424,14 @@ class Share:
         if (above and not self.is_deep) or not all(map(may_be_offered, components)):
             return None
         folder = Folder(self.folder, above)
-        try:
-            file = OfferedFile(path, name, folder)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ELOOP):
-                raise
-            # It may be a symlink: neither out of the folder, nor to a hidden name in it.
+        if stat.S_ISLNK(folder.stat(name).st_mode):
+            # Neither out of the folder, nor to a hidden name in it.
             target = os.path.realpath(os.path.join(self.folder, path))
-            found = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
-            if not all(map(may_be_offered, found)):
+            *between, name = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
+            if not all(map(may_be_offered, (*between, name))):
                 return None
-            file = OfferedFile(path, found[-1], Folder(self.folder, "/".join(found[:-1])))
+            folder = Folder(self.folder, "/".join(between))
+        file = OfferedFile(path, name, folder)
         return None if file.version.file_id in self.logs else file
 
 
