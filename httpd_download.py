@@ -236,11 +236,8 @@ class File(Handle):
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
         try:
-            if hasattr(os, "pread"):
-                data = os.pread(self.descriptor, length, start)
-            else:
-                os.lseek(self.descriptor, start, os.SEEK_SET)
-                data = os.read(self.descriptor, length)
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            data = os.read(self.descriptor, length)
         finally:
             # It may be no file any more.
             self.check()
