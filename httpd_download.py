@@ -897,9 +897,8 @@ class Transfer:
         self.is_everything = count_bytes(self.spans) == version.size
         # Where its body begins in the stream, once its head is written.
         self.position = sys.maxsize
-        self.state, self.is_reset = State.SENDING, False
-        # What else broke it; "" for the network.
-        self.failure: str | None = None
+        # Whether a reset broke it, or else what; "" for the network.
+        self.state, self.is_reset, self.failure = State.SENDING, False, ""
         # What was acknowledged when a later one went on from it, and where that one began.
         self.gone_on: tuple[int, int] | None = None
 
@@ -1080,7 +1079,8 @@ class Downloads:
                 carriers = [c for c, t in self._transfers.items() if t and t.name == transfer.name]
                 for other in carriers[-MOST_LOOKED_AT:]:
                     self._settle(other, GRACE)
-            download, predecessor = find_download(transfer, self._known(transfer.name))
+            known = [d for d in self._downloads if d.name == transfer.name]
+            download, predecessor = find_download(transfer, known)
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
                 (_, size, file_id), (_, old_size, old_id) = transfer.version, download.version
@@ -1127,10 +1127,7 @@ class Downloads:
                 connection.is_reset = True
             # What has arrived has arrived, unless it was a reset.
             self._settle(connection, 0)
-            transfer = self._transfers[connection]
-            if transfer:
-                transfer.failure = failure_reason(error)
-                self._settle(connection, 0)
+            self._settle(connection, 0, failure_reason(error))
 
     def leave(self, connection: Connection) -> None:
         """Wait until the transfer on *connection* has ended, then forget it."""
@@ -1145,13 +1142,11 @@ class Downloads:
         """Settle what time settles, and cut what has not gone forward for too long; *patience*:
         the part of GRACE and REST that there is time for."""
         with self._changed:
-            for connection, transfer in self._transfers.items():
+            for connection in self._transfers:
                 self._settle(connection, GRACE * patience)
                 if self._clock() - connection.moved > self._timeout:
-                    if transfer:
-                        missing = "was acknowledged" if connection.waiting else "came from the disk"
-                        transfer.failure = f"nothing {missing} for {self._timeout:g} s"
-                    self._settle(connection, 0)
+                    missing = "was acknowledged" if connection.waiting else "came from the disk"
+                    self._settle(connection, 0, f"nothing {missing} for {self._timeout:g} s")
                     connection.cut()
             now, rest = self._clock(), REST * patience
             for download in self._under_way():
@@ -1196,24 +1191,22 @@ class Downloads:
     def _under_way(self) -> list[Download]:
         return [d for d in self._downloads if d.state is State.UNDER_WAY]
 
-    def _known(self, name: str) -> list[Download]:
-        return [d for d in self._downloads if d.name == name]
-
     def _own(self, download: Download) -> list[Download]:
         """Return the other ones of its receiver and name."""
-        known, receiver = self._known(download.name), download.receiver
-        return [d for d in known if d.receiver == receiver and d is not download]
+        known = [d for d in self._downloads if d.name == download.name and d is not download]
+        return [d for d in known if d.receiver == download.receiver]
 
-    def _settle(self, connection: Connection, patience: float) -> None:
+    def _settle(self, connection: Connection, patience: float, failure: str | None = None) -> None:
         """End the transfer on *connection* if it is over, as the first table says; *patience*:
-        seconds in which a reset could still come, 0 once its receiver goes on."""
+        seconds in which a reset could still come, 0 once its receiver goes on; *failure*: what
+        else breaks it, "" for the network."""
         transfer = self._transfers.get(connection)
         if not transfer:
             return
         connection.look()
         now = self._clock()
         is_there = connection.acknowledged >= transfer.position + transfer.length
-        is_broken = connection.is_reset or transfer.failure is not None
+        is_broken = connection.is_reset or failure is not None
         if not is_broken and (now - connection.moved < patience or not is_there):
             return
         file, connection.file = connection.file, None
@@ -1222,9 +1215,10 @@ class Downloads:
             if file and not is_broken:
                 file.check()
         except (ContentChanged, OSError) as error:
-            is_broken, transfer.failure = True, failure_reason(error)
+            is_broken, failure = True, failure_reason(error)
         transfer.state = State.BROKEN if is_broken else State.FINISHED
-        transfer.is_reset, download = connection.is_reset, transfer.download
+        transfer.is_reset, transfer.failure = connection.is_reset, failure or ""
+        download = transfer.download
         download.past += transfer.acknowledged()
         download.moved = max(download.moved, connection.moved)
         self._transfers[connection] = None
@@ -1233,7 +1227,7 @@ class Downloads:
         # Of absurdly many spans the last are forgotten, so that they are never called whole.
         download.ended = unite([*download.ended, *transfer.arrived()])[:MOST_SPANS]
         if is_broken and not transfer.gone_on:
-            download.failure = transfer.failure or ""
+            download.failure = transfer.failure
             download.broken.append(transfer)
         is_whole = transfer.is_everything and transfer.version == download.version
         if is_whole and not is_broken and download.is_live():
