@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     Text = Tuple[Stream, str]
     # Files that this program writes to.
     Logs = Collection["FileId"]
-    # Is told which folder is being read, and how many entries there are.
-    Progress = Callable[[str, int], None]
+    # Is told how much of a folder has been read.
+    Progress = Callable[[str], None]
     Named = Mapping[str, Union[str, "Archive"]]
 
 __version__ = "2.0.0"
@@ -313,7 +313,7 @@ class Archive:
             end = self._offsets[-1] + len(self._header(entry)) + entry.size
             self._offsets.append(-(-end // BLOCK) * BLOCK)
             self._entries.append(entry)
-            progress(folder, len(self._entries))
+            progress(f"reading {folder}: {len(self._entries):,} entries")
         # After the last one come two blocks of zeros.
         self._offsets[-1] += 2 * BLOCK
         self.version = Version(f'"{layout.hexdigest()[:32]}"', self._offsets[-1])
@@ -601,8 +601,8 @@ def parse_date(value: str) -> int | None:
 
 
 def precondition_status(fields: Mapping[str, str], etag: str, modified: int | None) -> int | None:
-    """Return 412 or 304 where the preconditions of a GET or HEAD make that the answer (RFC 9110,
-    section 13.2.2).  *modified*, in seconds: None where dates are to be ignored."""
+    """Return 304, or raise Refusal for 412, where the preconditions of a GET or HEAD say so (RFC
+    9110, section 13.2.2).  *modified*, in seconds: None where dates are to be ignored."""
 
     def is_named(by_tag: str, prefix: str, by_date: str) -> bool | None:
         # A tag has precedence; a weak one matches in the weak comparison alone (8.8.3.2).
@@ -613,7 +613,7 @@ def precondition_status(fields: Mapping[str, str], etag: str, modified: int | No
         return None if date is None or modified is None else modified <= date
 
     if is_named("if-match", "", "if-unmodified-since") is False:
-        return 412
+        raise Refusal(412)
     return 304 if is_named("if-none-match", "(?:W/)?", "if-modified-since") else None
 
 
@@ -1379,8 +1379,6 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             fields["Last-Modified"] = http_date(modified)
         # In the order of section 13.2.2.
         status = precondition_status(self.headers, version.etag, modified) or 200
-        if status == 412:
-            raise Refusal(status)
         if status == 200:
             fields["Content-Disposition"] = content_disposition(name)
             fields["Content-Type"] = self.guess_type("/" + name)
@@ -1728,9 +1726,9 @@ class Terminal:
         self._writer = threading.Thread(target=self._write_on, daemon=True)
         self._writer.start()
 
-    def say(self, line: str) -> None:
-        """Print a line of ours, in which names are escaped already, on stdout."""
-        self._waiting.append((self._out, f"{line}\n"))
+    def say(self, *lines: str) -> None:
+        """Print lines of ours, in which names are escaped already, on stdout."""
+        self._waiting.extend((self._out, f"{line}\n") for line in lines)
 
     def log(self, address: str, subject: str, event: str) -> None:
         """Print what became of *subject*, of *address*, in the format of http.server's log."""
@@ -1746,13 +1744,9 @@ class Terminal:
         line = f'{address} - - [{date}] "{quoted}" {told}{bell}\n'
         self._waiting.append((self._err, line))
 
-    def note_progress(self, folder: str, entries: int) -> None:
-        """Show in the last row of a terminal how much of *folder* has been read."""
-        self._below = [], 0, f"reading {folder}: {entries:,} entries"
-
-    def show(self, rows: list[Row], more: int) -> None:
-        """Show in the last rows of a terminal *rows*, and how many *more*."""
-        self._below = rows, more, ""
+    def show(self, rows: list[Row], more: int, note: str = "") -> None:
+        """Show in the last rows of a terminal *rows*, and how many *more*, or else a *note*."""
+        self._below = rows, more, note
 
     def close(self, lines: Sequence[str]) -> None:
         """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
@@ -1896,7 +1890,7 @@ def make_server(
     for written in (1, 2, script):
         with contextlib.suppress(OSError):
             logs.add(file_id(os.stat(written)))
-    named = offers_by_name(options.names, logs, terminal.note_progress)
+    named = offers_by_name(options.names, logs, functools.partial(terminal.show, [], 0))
     secret = os.urandom(16).hex() if options.secret else ""
     # What is named is all, also where nothing of it is left.
     folder = "" if options.names else options.directory or os.curdir
@@ -1962,10 +1956,9 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
         there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
         advice = "-r, or name them" if kinds["folder"] else "name them"
         remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
-    lines = [f"serving on: {url}/", *(f"also on: {other}/" for other in others)]
-    lines += ["===== local files =====", *links, *map(escape, remarks), "===== start logging ====="]
-    for line in lines:
-        terminal.say(line)
+    terminal.say(f"serving on: {url}/", *(f"also on: {other}/" for other in others))
+    terminal.say("===== local files =====", *links, *map(escape, remarks))
+    terminal.say("===== start logging =====")
 
 
 def serve(server: QuietServer, terminal: Terminal) -> None:

@@ -324,6 +324,12 @@ class Preconditions(unittest.TestCase):
     SAME = "Sun, 06 Nov 1994 08:49:37 GMT"
     AFTER = "Sun, 06 Nov 1994 08:49:38 GMT"
 
+    def status(self, pairs: list[tuple[str, str]], modified: int | None) -> int | None:
+        try:
+            return precondition_status(fields(*pairs), self.TAG, modified)
+        except Refusal as refusal:
+            return refusal.status
+
     def test_precondition_status(self) -> None:
         im, inm, ims, ius = "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"
         rows: list[tuple[list[tuple[str, str]], int | None, str]] = [
@@ -383,24 +389,22 @@ class Preconditions(unittest.TestCase):
         ]
         for pairs, expected, source in rows:
             with self.subTest(pairs, source=source):
-                self.assertEqual(
-                    precondition_status(fields(*pairs), self.TAG, self.MODIFIED), expected
-                )
+                self.assertEqual(self.status(pairs, self.MODIFIED), expected)
 
     def test_without_a_date(self) -> None:
         # RFC 9110 13.1.3 and 13.1.4: what has no modification date ignores dates.
         for date in [self.BEFORE, self.SAME, self.AFTER]:
             for name in ["If-Modified-Since", "If-Unmodified-Since"]:
                 with self.subTest(name, date=date):
-                    self.assertIsNone(precondition_status(fields((name, date)), self.TAG, None))
-        self.assertEqual(precondition_status(fields(("If-None-Match", "*")), self.TAG, None), 304)
-        self.assertEqual(precondition_status(fields(("If-Match", '"x"')), self.TAG, None), 412)
+                    self.assertIsNone(self.status([(name, date)], None))
+        self.assertEqual(self.status([("If-None-Match", "*")], None), 304)
+        self.assertEqual(self.status([("If-Match", '"x"')], None), 412)
 
     def test_hostile_length_takes_no_time(self) -> None:
         start = time.process_time()
         for value in ('"a ' * 20000, '"' * 60000, "W/" * 30000, ", " * 30000, "Sun," + " " * 60000):
             for name in ["If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"]:
-                precondition_status(fields((name, value)), self.TAG, self.MODIFIED)
+                self.status([(name, value)], self.MODIFIED)
         self.assertLess(time.process_time() - start, 2)
 
 

@@ -338,7 +338,7 @@ class TtyTest(TtyCase):
     def test_how_far_a_folder_has_been_read(self) -> None:
         tty = Tty(60)
         terminal = self.terminal(tty)
-        terminal.note_progress("results", 34112)
+        terminal.show([], 0, "reading results: 34,112 entries")
         self.shows(tty, "reading results: 34,112 entries")
         terminal.show([], 0)
         terminal.close([])
