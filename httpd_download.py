@@ -278,7 +278,8 @@ class OfferedFile(File):
         # Strong: another file, another size or another time in ns makes another tag.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
         self.name, self.version = name, Version(etag, status.st_size, file_id(status))
-        self.modified: int | None = status.st_mtime_ns // 10**9
+        # Never later than the Date of an answer (RFC 9110, section 8.8.2.1).
+        self.modified: int | None = min(status.st_mtime_ns // 10**9, int(time.time()))
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*."""
@@ -466,13 +467,11 @@ def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Name
     if failures:
         told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
         raise OSError(errno.ENOENT, told)
-    named: dict[str, str | Archive] = {}
-    for name, path in found.items():
-        if os.path.isdir(path):
-            named[name] = Archive(path, name[: -len(".tar")], logs, progress)
-        elif file_id(os.stat(path)) not in logs:
-            named[name] = path
-    return named
+    return {
+        name: Archive(path, name[: -len(".tar")], logs, progress) if os.path.isdir(path) else path
+        for name, path in found.items()
+        if file_id(os.stat(path)) not in logs
+    }
 
 
 # --- Ranges, preconditions and heads ------------------------------------------------------
@@ -733,10 +732,9 @@ class Connection:
                 acknowledged, departed = sent - waiting, sent - unsent
             if info:
                 # An end that both sides have closed is the same state, but comes only after all.
-                is_reset = state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent)
+                self.is_reset |= state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent)
             else:
-                is_reset = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-            self.is_reset = self.is_reset or is_reset
+                self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
             self.waiting, self.departed = waiting, max(departed, self.departed)
             if acknowledged > self.acknowledged:
                 self.acknowledged, self.moved = acknowledged, self._clock()
@@ -1372,13 +1370,9 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             raise Refusal(404)
         name, version = representation.name, representation.version
         fields = {"Accept-Ranges": "bytes", "ETag": version.etag}
-        modified = representation.modified
-        if modified is not None:
-            # Never later than Date (RFC 9110, section 8.8.2.1).
-            modified = min(modified, int(time.time()))
-            fields["Last-Modified"] = http_date(modified)
-        # In the order of section 13.2.2.
-        status = precondition_status(self.headers, version.etag, modified) or 200
+        if representation.modified is not None:
+            fields["Last-Modified"] = http_date(representation.modified)
+        status = precondition_status(self.headers, version.etag, representation.modified) or 200
         if status == 200:
             fields["Content-Disposition"] = content_disposition(name)
             fields["Content-Type"] = self.guess_type("/" + name)

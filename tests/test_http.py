@@ -12,6 +12,7 @@ import unittest
 from email import message_from_bytes
 from http.client import HTTPResponse
 from typing import Any, Callable, Sequence
+from unittest import mock
 from urllib.parse import quote
 
 from httpd_download import (
@@ -346,18 +347,9 @@ class Get(HttpCase):
                 self.assert_dated(served.fetch("/a.txt"))
 
     def test_dates_that_only_some_file_systems_hold(self) -> None:
-        class Dated(Share):
-            modified = 0
-
-            def open(self, path: str) -> Representation | None:
-                representation = super().open(path)
-                if representation:
-                    representation.modified = self.modified
-                return representation
-
         served = self.serve()
-        served.server.share = share = Dated(str(self.folder), {})
-        for share.modified in [
+        fstat = os.fstat
+        for seconds in [
             10**30,
             253402300800,
             253402300799,
@@ -366,12 +358,17 @@ class Get(HttpCase):
             -62135596801,
             -(10**30),
         ]:
-            with self.subTest(share.modified):
+
+            def dated(descriptor: int, seconds: int = seconds) -> os.stat_result:
+                times = {"st_mtime_ns": seconds * 10**9}
+                return os.stat_result(tuple(fstat(descriptor))[:10], times)
+
+            with self.subTest(seconds), mock.patch("os.fstat", dated):
                 reply = served.fetch("/a.txt")
                 self.assert_dated(reply)
-                if share.modified <= 0:
+                if seconds <= 0:
                     last = reply.headers["Last-Modified"]
-                    self.assertEqual(last, http_date(share.modified))
+                    self.assertEqual(last, http_date(seconds))
                     self.assertEqual(
                         served.fetch("/a.txt", {"If-Modified-Since": last}).status, 304
                     )
