@@ -17,6 +17,7 @@ import threading
 import time
 import unicodedata
 import unittest
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -239,6 +240,8 @@ def run_main(arguments: Sequence[str], folder: str, *streams: Connection) -> Non
         stream.close()
     os.chdir(folder)
     sys.argv = [str(PROGRAM), *arguments]
+    # What -W says is of the tests; a user's start has none.
+    warnings.simplefilter("ignore")
     main()
 
 
