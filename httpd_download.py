@@ -183,8 +183,11 @@ class Folder(Handle):
 
     def entries(self, logs: Logs) -> list[Entry]:
         """Return what is in it, the last first, by the bytes of the names.  Raise OSError."""
-        names = os.listdir(self._prefix if self.descriptor is None else self.descriptor)
-        return [self._entry(name, logs) for name in sorted(names, key=os.fsencode, reverse=True)]
+        names = sorted(self.names(), key=os.fsencode, reverse=True)
+        return [self._entry(name, logs) for name in names]
+
+    def names(self) -> list[str]:
+        return os.listdir(self._prefix if self.descriptor is None else self.descriptor)
 
     def _entry(self, name: str, logs: Logs) -> Entry:
         path = f"{self._path}/{name}" if self._path else name
@@ -238,9 +241,11 @@ class File(Handle):
         try:
             os.lseek(self.descriptor, start, os.SEEK_SET)
             data = os.read(self.descriptor, length)
-        finally:
-            # It may be no file any more.
+        except OSError as error:
+            # It may be no file any more; and a disk behind a network may fail as a network does.
             self.check()
+            raise ContentChanged(f"{self._label}: {error.strerror}") from None
+        self.check()
         if not data:
             raise ContentChanged(f"{self._label} ends too early")
         return data
@@ -392,11 +397,16 @@ class Share:
         return urllib.parse.quote(os.fsencode(f"{self._secret and '/'}{self._secret}/{name}"))
 
     def offers(self) -> Iterator[Representation]:
-        """Return what is offered, in order.  Raise OSError where the folder cannot be read."""
+        """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
         entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
         found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
-        # What has gone since, or leads out of the folder, cannot be opened.
-        return filter(None, map(self.open, map(self.link, chain(self.named, found))))
+        for link in map(self.link, chain(self.named, found)):
+            # Another program may have a lease on it just now.
+            with contextlib.suppress(BlockingIOError):
+                representation = self.open(link)
+                # What has gone since, or leads out of the folder, cannot be opened.
+                if representation:
+                    yield representation
 
     def open(self, path: str) -> Representation | None:
         """Open what *path*, the percent-encoded path of a request, names; None if nothing is.
@@ -421,8 +431,15 @@ class Share:
         above, _, name = path.rpartition("/")
         if (above and not self.is_deep) or not all(map(may_be_offered, components)):
             return None
+        for place, component in enumerate(components if "~" in path else ()):
+            # FAT and NTFS know all by a short name too, also what is hidden: .env as ENV~1.
+            parent = Folder(self.folder, "/".join(components[:place]), READABLE_FOLDER)
+            if component not in parent.names():
+                return None
         folder = Folder(self.folder, above)
         if stat.S_ISLNK(folder.stat(name).st_mode):
+            # The system follows some 40 of them in a row; realpath any number, deeper and deeper.
+            os.stat(os.path.join(self.folder, path))
             # Neither out of the folder, nor to a hidden name in it.
             target = os.path.realpath(os.path.join(self.folder, path))
             *between, name = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
@@ -642,16 +659,18 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 
 # Bytes that are copied at a time, and at the end of a span.
 CHUNK, TAIL = 1 << 16, 1 << 12
-# Of Linux's struct tcp_info (others have another, and no TCP_LINGER2): the state; the bytes of a
-# segment, and how many segments are on their way; how many bytes were acknowledged, wait to be
-# sent, were sent, and were sent again.  The state after a reset.
-TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else None
+# Of Linux's struct tcp_info (others have another, and no TCP_LINGER2; WSL 1 has none): the state;
+# the bytes of a segment, and how many segments are on their way; how many bytes were acknowledged,
+# wait to be sent, were sent, and were sent again.  The state after a reset.
+TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else -1
 TCP_FIELDS, TCP_CLOSE = struct.Struct("=B15xI4xI92xQ16xI52xQQ"), 7
-# Bytes of one sendfile: where only its return tells what was handed over, a slow receiver seems to
+# Bytes of one sendfile, where tcp_info tells how it comes on; else a slow receiver would seem to
 # acknowledge nothing meanwhile.
-STEP = 1 << 23 if TCP_INFO else CHUNK
+STEP = 1 << 23
 # macOS: the size of the send queue.
 SO_NWRITE = 0x1024
+# Of sendfile: some file systems know only read, and ENOTCONN may be an sshfs's.
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTCONN)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
 
@@ -680,6 +699,10 @@ class Connection:
         self._socket, self._clock = connected, clock
         self._is_tls = hasattr(connected, "do_handshake")
         self._has_sendfile = hasattr(os, "sendfile") and not self._is_tls
+        self._has_info = False
+        with contextlib.suppress(OSError):
+            # Linux before 4.19 tells less.
+            self._has_info = len(self._info()) == TCP_FIELDS.size
         if self._is_tls:
             # One that blocks waits amid a record, of which a part counts as waiting, none as sent.
             connected.settimeout(86400)
@@ -709,28 +732,28 @@ class Connection:
         self._flush(waiting)
         self._cork(False)
 
+    def _info(self) -> bytes:
+        return self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_FIELDS.size)
+
     def look(self) -> None:
         """Find out what has been acknowledged by now, and whether there was a reset."""
         # ValueError: its own thread has just closed it.
         with contextlib.suppress(OSError, ValueError):
             # Read before the queue: what is handed over in between must not count.
-            sent, info = self.sent, b""
-            if TCP_INFO:
-                info = self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_FIELDS.size)
-            # Older kernels tell less.
-            told = TCP_FIELDS.unpack(info.ljust(TCP_FIELDS.size, b"\0"))
+            sent, info = self.sent, self._info() if self._has_info else bytes(TCP_FIELDS.size)
+            told = TCP_FIELDS.unpack(info)
             state, segment, segments, acknowledged, unsent, departures, repeated = told
             # What this machine itself has dropped is sent twice, and not repeated.
             departed = min(departures - repeated, acknowledged + segments * segment)
             waiting = departed + unsent - acknowledged
             if self._is_tls or not acknowledged:
                 waiting = send_queue(self._socket)
-                unsent = unsent if info else waiting
+                unsent = unsent if self._has_info else waiting
                 if self._is_tls:
                     # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; TLS 1.2 a few more.
                     waiting, unsent = (-(-n * 16384 // 16406) for n in (waiting, unsent))
                 acknowledged, departed = sent - waiting, sent - unsent
-            if info:
+            if self._has_info:
                 # An end that both sides have closed is the same state, but comes only after all.
                 self.is_reset |= state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent)
             else:
@@ -775,14 +798,14 @@ class Connection:
             self.file = file
             self._flush(waiting)
             file.check()
-            length = min(tail - start, STEP)
+            length = min(tail - start, STEP if self._has_info else CHUNK)
             try:
                 sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                if error.errno not in NO_SENDFILE:
                     raise
                 sent = 0
-            # Some file systems know only read: they refuse, or give nothing though it is there.
+            # Some refuse, others give nothing though it is there.
             self._has_sendfile = sent > 0
             self.sent += sent
             start += sent
@@ -1018,13 +1041,14 @@ def find_download(
         return None, None
     # Whoever says which version it has was answered accordingly.
     is_bare = transfer.first > 0 and not transfer.is_conditional
-    known = [d for d in known if not d.given_up_for and (is_bare or d.version == transfer.version)]
-    own = [download for download in known if download.receiver == transfer.receiver]
-    for download in own if is_bare else ():
-        # It begins at the end of what its receiver was delivered: to get what was appended.
-        if download.state is State.DELIVERED and download.version.size == transfer.first:
-            return download, None
-    live, own = [d for d in known if d.is_live()], [d for d in own if d.is_live()]
+    known = [d for d in known if is_bare or d.version == transfer.version]
+    mine = [d for d in known if d.receiver == transfer.receiver]
+    # It begins at the end of what its receiver was delivered: to get what was appended.
+    ended = [d for d in mine if d.state is State.DELIVERED and d.version.size == transfer.first]
+    if ended and not ended[-1].given_up_for:
+        return ended[-1], None
+    own = [d for d in mine if d.is_live() and not d.given_up_for]
+    live = [d for d in known if d.is_live() and (d in mine or not d.given_up_for)]
     left = [old for d in live for old in (*d.transfers, *d.broken) if transfer.goes_on_from(old)]
     # The nearest, and one of the same receiver before others.
     left.sort(key=lambda old: (old.download not in own, abs(old.left_off() - transfer.first)))
@@ -1037,9 +1061,12 @@ def find_download(
         return under_way[-1], None
     if own:
         return max(own, key=Download.count_arrived), None
-    # 4. It goes on from what another left off: people move to another network, and resume.
+    # 4. It goes on from what another left off: people move to another network, and resume; or two
+    # share an address, and one of them has what the other has given up.
+    if left:
+        return left[0].download, left[0]
     # 5. Nothing is known of it.
-    return (left[0].download, left[0]) if left else (None, None)
+    return ended[-1] if ended else None, None
 
 
 class Downloads:
@@ -1097,6 +1124,7 @@ class Downloads:
                         if older.version != download.version and not older.given_up_for:
                             older.given_up_for = download
             download.receiver, download.version = transfer.receiver, transfer.version
+            download.given_up_for = None
             if predecessor:
                 predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
                 if predecessor.state is State.BROKEN:
@@ -1265,7 +1293,7 @@ class Downloads:
         requests = plural(sum(each.requests for each in (download, *joined)), "request")
         self.log(address, f"/{download.name}", f"delivered. {format_size(size)} in {requests}")
         for other in self._own(download):
-            if other in joined or other.state is State.DELIVERED:
+            if other in joined or (not other.is_live() and other.version == download.version):
                 self._move(other, State.FORGOTTEN)
         download.ended = [(0, size)]
         download.broken.clear()
@@ -1487,6 +1515,9 @@ class QuietServer(socketserver.ThreadingTCPServer):
             raise OSError(errno.EMFILE, "no connection is free")
         try:
             accepted, address = super().get_request()
+            if not address:
+                # macOS, of one that was reset before it was accepted.
+                raise ConnectionAbortedError
             if self.tls:
                 # The handshake is left to the connection's own thread.
                 accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
@@ -1538,7 +1569,7 @@ class QuietServer(socketserver.ThreadingTCPServer):
 
 def tls_reason(error: OSError) -> str:
     """Say what OpenSSL found wrong, without its own tag, and its place in _ssl.c."""
-    told = re.sub(r"^\[SSL.*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    told = re.sub(r"^\[[A-Z].*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
     return "the client spoke plain http" if "http request" in told.lower() else told
 
 
@@ -1714,6 +1745,10 @@ class Terminal:
         # What is to be shown below them: rows, and how many more, or a note; and what is shown.
         self._below: tuple[list[Row], int, str] = ([], 0, "")
         self._shown, self._lines = self._below, [""]
+        for stream in (out, err):
+            # As another program may have left a terminal, it could take nothing for a moment.
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                os.set_blocking(stream.fileno(), True)  # type: ignore[union-attr]
         if self._is_live and hasattr(sys, "getwindowsversion"):
             # Switches a Windows console to understanding escape sequences.
             os.system("")
@@ -1856,7 +1891,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(*flags.split(), action="store_true")
     parser.add_argument("--version", action="version", version=f"httpd_download {__version__}")
     parser.set_defaults(port="0", timeout="60")
-    options = parser.parse_intermixed_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # What follows "--" is named, which parse_intermixed_args forgets (Python 3.8 to 3.15).
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_intermixed_args(words[:end])
+    options.names += words[end + 1 :]
     for name, (pattern, wanted) in VALUES.items():
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):

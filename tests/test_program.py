@@ -430,6 +430,14 @@ class ErrorTest(Case):
                 self.assertEqual(ended.exception.code, 2)
                 self.assertRegex(err.getvalue(), rf"\Ahttpd_download: .*{complaint}.*\n\Z")
 
+    def test_what_follows_two_dashes_is_named(self) -> None:
+        for arguments, names in [
+            (["--", "-x"], ["-x"]),
+            (["a", "-p", "8080", "--", "-p", "--", "b"], ["a", "-p", "--", "b"]),
+            (["a", "-p", "8080", "b", "--"], ["a", "b"]),
+        ]:
+            self.assertEqual(parse_arguments(arguments).names, names)
+
     @posix_only
     def test_one_line_and_a_status(self) -> None:
         for name in ["f", "x/a", "y/a"]:

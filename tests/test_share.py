@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import os
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import unittest
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 from unittest import mock
 from urllib.parse import quote
 
@@ -399,6 +400,16 @@ class Symlinks(ShareCase):
         self.root = self.folder
         self.folder = self.root / "share"
 
+    def test_many_in_a_row(self) -> None:
+        """Which only the system counts: realpath would follow any number of them."""
+        self.symlink("0", "s/a")
+        for number in range(1500):
+            self.symlink(str(number + 1), str(number))
+        served = self.serve()
+        self.assert_offered(served, {"/9": self.content})
+        self.assert_refused(served, "/1500")
+        self.assertLess(len(self.printed(served)), 100)
+
     def test_to_a_file_inside(self) -> None:
         links: dict[str, str | Path] = {
             "inside": "s/a",
@@ -503,6 +514,31 @@ class Symlinks(ShareCase):
 
 
 class Files(ShareCase):
+    def test_a_short_name_of_what_is_hidden(self) -> None:
+        """As FAT and NTFS know one of each file, which they list only by its own name."""
+        content = self.write("ENV~1")
+        config = self.write("GIT~1/config")
+        self.assert_offered(self.serve(is_deep=True), {"/ENV~1": content, "/GIT~1/config": config})
+        listed = [".env", ".git", "config"]
+        with mock.patch("os.listdir", return_value=listed):
+            self.assert_refused(self.serve(is_deep=True), "/ENV~1", "/GIT~1/config")
+
+    def test_one_that_another_program_has_a_lease_on(self) -> None:
+        for name in "abc":
+            self.write(name)
+        open_one = os.open
+
+        def leased(path: Any, flags: int, *mode: int, **options: Any) -> int:
+            if str(path).endswith("b"):
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            return open_one(path, flags, *mode, **options)
+
+        served = self.serve()
+        with mock.patch("os.open", leased):
+            self.assertEqual(self.printed(served), ["/a", "/c"])
+            self.assertEqual(served.fetch("/b").status, 503)
+        self.assertEqual(self.printed(served), ["/a", "/b", "/c"])
+
     def test_the_files_and_nothing_else(self) -> None:
         contents = {
             f"/{name}": self.write(f"{folder}/{name}", 10) for folder, name in zip("xyz", "abc")

@@ -397,6 +397,7 @@ class StuckTest(unittest.TestCase):
         self.texts: list[str] = []
         self.addCleanup(self.goes_on.set)
         self.stream = mock.Mock(encoding="utf-8", write=self.write, isatty=lambda: False)
+        self.stream.fileno.side_effect = OSError
         self.terminal = Terminal(None, self.stream)
 
     def write(self, text: str) -> None:
@@ -414,6 +415,22 @@ class StuckTest(unittest.TestCase):
         subjects = [line.split('"')[1] for line in lines[:-1]]
         self.assertEqual(subjects, [f"GET /{number}" for number in range(1000)])
         self.assertEqual(lines[-1], "end")
+
+    @unittest.skipUnless(hasattr(os, "set_blocking"), "no such streams here")
+    def test_one_that_another_program_has_left_so_that_it_takes_nothing_for_a_moment(self) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with os.fdopen(reader) as read, os.fdopen(writer, "w") as stream:
+            lines: list[str] = []
+            terminal = Terminal(stream, None)
+            # More than a pipe holds.
+            terminal.say(*("x" * 1000 for _ in range(300)))
+            taker = threading.Thread(target=lambda: lines.extend(read))
+            taker.start()
+            terminal.close([])
+            stream.close()
+            taker.join()
+        self.assertEqual(lines, ["x" * 1000 + "\n"] * 300)
 
     def test_what_is_too_much_is_counted(self) -> None:
         self.terminal.log("10.0.0.5", "GET /first", "200 -")
