@@ -839,8 +839,8 @@ class Connection:
 #                   what lingered of it brings the rest              DELIVERED, in a line
 #   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
 #   at rest         it was joined to one that is DELIVERED, or its
-#                   receiver was delivered anew, or a thousand
-#                   others are at rest                               FORGOTTEN
+#                   version was delivered anew to its receiver, or
+#                   a thousand others are at rest                    FORGOTTEN
 
 # Seconds between two looks at what is under way; in which a receiver that discards what its system
 # has acknowledged makes that known; and with nothing under way until a download rests.
