@@ -6,6 +6,12 @@ Run it, or name files and folders; paste the link; press Ctrl-C once the log say
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    # What lies beside it, or where it is run, is data: no module shall come from there.
+    del sys.path[0]
+
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -31,7 +37,6 @@ import socket
 import socketserver
 import stat
 import struct
-import sys
 import tarfile
 import threading
 import time
@@ -291,6 +296,13 @@ class OfferedFile(File):
         yield self, start, stop
 
 
+def as_utf8(name: str) -> str:
+    """Return *name* as it reads where its bytes on the disk are UTF-8, whatever the locale."""
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(name).decode()
+    return name
+
+
 def file_id(status: os.stat_result) -> FileId:
     return status.st_dev, status.st_ino
 
@@ -315,8 +327,9 @@ class Archive:
             if entry.kind in left_out:
                 left_out[entry.kind].append(entry.path)
                 continue
-            layout.update(repr(entry).encode())
-            end = self._offsets[-1] + len(self._header(entry)) + entry.size
+            header = self._header(entry)
+            layout.update(header + b"%d" % entry.mtime_ns)
+            end = self._offsets[-1] + len(header) + entry.size
             self._offsets.append(-(-end // BLOCK) * BLOCK)
             self._entries.append(entry)
             progress(f"reading {folder}: {len(self._entries):,} entries")
@@ -362,7 +375,8 @@ class Archive:
 
     def _header(self, entry: Entry) -> bytes:
         """Return the blocks before the content of *entry*: what tobuf makes, only faster."""
-        name, kind = f"{self.folder}/{entry.path}", TAR_TYPES[entry.kind]
+        name, kind = as_utf8(f"{self.folder}/{entry.path}"), TAR_TYPES[entry.kind]
+        target = as_utf8(entry.target)
         if entry.kind == "folder" and entry.path:
             name += "/"
         # Without set-id bits.
@@ -374,10 +388,10 @@ class Archive:
             if len(start) == 148:
                 return b"%b%06o\0 %b%b" % (start, sum(start, PLAIN_SUM + kind[0]), kind, PLAIN_END)
         info = tarfile.TarInfo(name)
-        info.type, info.linkname, info.mode = kind, entry.target, mode
+        info.type, info.linkname, info.mode = kind, target, mode
         info.size, info.mtime = entry.size, mtime
         # GNU's numbers over 8 GiB busybox reads as well; PAX has names in any script.
-        if name.isascii() and entry.target.isascii():
+        if name.isascii() and target.isascii():
             return info.tobuf(tarfile.GNU_FORMAT)
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
@@ -669,8 +683,8 @@ TCP_FIELDS, TCP_CLOSE = struct.Struct("=B15xI4xI92xQ16xI52xQQ"), 7
 STEP = 1 << 23
 # macOS: the size of the send queue.
 SO_NWRITE = 0x1024
-# Of sendfile: some file systems know only read, and ENOTCONN may be an sshfs's.
-NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTCONN)
+# Of sendfile: some file systems know only read, a sandbox may refuse it, and an sshfs be gone.
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTCONN)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
 
@@ -779,7 +793,8 @@ class Connection:
 
     def _cork(self, is_in: bool) -> None:
         """Let only full packets leave while it is in, all once it is out: 1.15 times as fast."""
-        if hasattr(socket, "TCP_CORK"):
+        # Some systems have no such thing.
+        with contextlib.suppress(AttributeError, OSError):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
 
     def _flush(self, waiting: bytearray) -> None:
@@ -1402,7 +1417,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             fields["Last-Modified"] = http_date(representation.modified)
         status = precondition_status(self.headers, version.etag, representation.modified) or 200
         if status == 200:
-            fields["Content-Disposition"] = content_disposition(name)
+            fields["Content-Disposition"] = content_disposition(as_utf8(name))
             fields["Content-Type"] = self.guess_type("/" + name)
         if status == 304 or self.command == "HEAD":
             self.log_request(status)
@@ -1440,7 +1455,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
     def guess_type(self, path: Any) -> str:
-        kind, compression = mimetypes.guess_type(path.lower())
+        kind = compression = None
+        # A system may have a table that not all may read, or that is no UTF-8.
+        with contextlib.suppress(OSError, UnicodeError):
+            kind, compression = mimetypes.guess_type(path.lower())
         kind = COMPRESSED.get(compression) if compression else kind
         return kind or "application/octet-stream"
 
@@ -1608,10 +1626,10 @@ SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
 
 def local_addresses(ipv6: bool = True) -> list[str]:
     """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
-    targets = ["8.8.8.8", "10.254.254.254", "172.31.254.254", "192.168.254.254"]
-    found = [*map(_source_address, targets), *_interface_addresses()]
-    if ipv6:
-        found += map(_source_address, ["2001:4860:4860::8888", "fd00::1"])
+    targets = ["8.8.8.8", "2001:4860:4860::8888"]
+    targets += ["10.254.254.254", "172.31.254.254", "192.168.254.254", "fd00::1"]
+    found = [_source_address(target) for target in targets if ipv6 or ":" not in target]
+    found += _interface_addresses()
     # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
     told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
     return [*dict.fromkeys(told)] or ["127.0.0.1"]
@@ -1917,10 +1935,11 @@ def make_server(
     options: argparse.Namespace, terminal: Terminal, tls: ssl.SSLContext | None
 ) -> QuietServer:
     """Bind where *options* say, for what they name.  Raise OSError, and ValueError."""
-    # Nor is this script offered, unless it is named; piped into an interpreter it is no file.
-    script = "" if options.names else globals().get("__file__", "")
+    # Nor is this script offered, or what Python has made of it, unless it is named; piped into an
+    # interpreter it is no file.
+    own = () if options.names else ("__file__", "__cached__")
     logs = set()
-    for written in (1, 2, script):
+    for written in (1, 2, *(globals().get(name) or "" for name in own)):
         with contextlib.suppress(OSError):
             logs.add(file_id(os.stat(written)))
     named = offers_by_name(options.names, logs, functools.partial(terminal.show, [], 0))

@@ -346,6 +346,14 @@ class Get(HttpCase):
                     continue
                 self.assert_dated(served.fetch("/a.txt"))
 
+    def test_types_that_nobody_may_read(self) -> None:
+        served = self.serve()
+        for error in (PermissionError("mime.types"), UnicodeDecodeError("utf-8", b"", 0, 1, "")):
+            with mock.patch("mimetypes.guess_type", side_effect=error):
+                reply = served.fetch("/a.txt")
+            self.assertEqual(reply.status, 200)
+            self.assertEqual(reply.headers["Content-Type"], "application/octet-stream")
+
     def test_dates_that_only_some_file_systems_hold(self) -> None:
         served = self.serve()
         fstat = os.fstat

@@ -1269,7 +1269,7 @@ class BadDisk(LoadCase):
 
     def test_a_file_system_without_sendfile(self) -> None:
         served = self.serve()
-        for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
             error = OSError(number, os.strerror(number))
             with mock.patch.object(self, "fault", side_effect=error):
                 reply = served.raw(last_request("/bad"))

@@ -8,6 +8,7 @@ import http.client
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -16,6 +17,7 @@ import threading
 import time
 import unittest
 import urllib.parse
+import urllib.request
 from typing import Any, Callable, Sequence
 from unittest import mock
 
@@ -345,10 +347,25 @@ class OutputTest(Case):
             (link,) = program.links()
             self.assertEqual(link, self.url(program, "%E4%B8%AD%E6%96%87.bin"))
             self.assertEqual(program.out.all()[2], f"link: {link}  ({name}, 10 B)")
-            self.assertEqual(fetch(link), (200, TEN))
+            with urllib.request.urlopen(link, timeout=PATIENCE) as reply:
+                # What is UTF-8 on the disk is so to its receiver, whatever the locale.
+                saved = reply.headers["Content-Disposition"].partition("filename*=")[2]
+                self.assertEqual(saved, "UTF-8''%E4%B8%AD%E6%96%87.bin")
+                self.assertEqual(reply.read(), TEN)
             program.err.wait_for("delivered")
             self.stop(program)
             self.assertEqual(program.err.all()[-1], f"stopped. delivered: {name} to 127.0.0.1")
+
+    @posix_only
+    def test_a_folder_in_any_locale(self) -> None:
+        self.write("results/中文.bin")
+        os.symlink("中", self.folder / "results/a")
+        locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        bodies = []
+        for program in (self.start("results"), self.start_script("results", env=locale)):
+            (link,) = program.links()
+            bodies.append(fetch(link))
+        self.assertEqual(*bodies)
 
 
 class StartTest(Case):
@@ -375,6 +392,22 @@ class StartTest(Case):
             with self.subTest(command):
                 self.assertEqual(program.wait(), 0)
                 self.assert_log(program, *entries("f", "f"), last)
+
+    def test_what_is_offered_is_not_imported(self) -> None:
+        shutil.copy(str(PROGRAM), self.folder)
+        self.write("queue.py", b"raise SystemExit('not this one')")
+        environment = {"PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""}
+        for command in ([PROGRAM.name], ["-m", PROGRAM.stem, "-r"], ["-"]):
+            with self.subTest(command), PROGRAM.open() as source:
+                command = [sys.executable, *command, "-b", "127.0.0.1"]
+                program = self.start_command(command, stdin=source, env=environment)
+                # Nor is the program itself offered, or what Python has made of it.
+                *others, link = program.links()
+                self.assertEqual(link, self.url(program, "queue.py"))
+                self.assertEqual(len(others), command[1] == "-")
+                self.assertEqual(fetch(link)[0], 200)
+                self.stop(program)
+                shutil.rmtree(self.folder / "__pycache__", ignore_errors=True)
 
     @posix_only
     def test_left_behind(self) -> None:

@@ -606,8 +606,10 @@ class AddressTest(unittest.TestCase):
 
     def test_the_default_route_is_first_and_each_address_once(self) -> None:
         self.check(
-            ["10.0.2.15"] * 3 + ["192.168.7.4", "fd00::5"], ["10.0.2.15", "192.168.7.4", "fd00::5"]
+            ["10.0.2.15"] * 3 + ["192.168.7.4", "fd00::5"], ["10.0.2.15", "fd00::5", "192.168.7.4"]
         )
+        # That of IPv6, before what only leads to containers.
+        self.check(["", *["172.17.0.1"] * 3, "fd00::5"], ["fd00::5", "172.17.0.1"])
         self.check(
             ["10.0.2.15"] * 3 + ["192.168.7.4", "fd00::5"], ["10.0.2.15", "192.168.7.4"], ipv6=False
         )
