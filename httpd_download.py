@@ -119,6 +119,8 @@ FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY"
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
+# Bytes at the end of a file, or of a span, that are looked at with more care.
+TAIL = 1 << 12
 # Of a tar: a block, and what follows the type in the header of a file or folder.
 BLOCK = 512
 PLAIN_END = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)[157:]
@@ -131,11 +133,13 @@ class ContentChanged(Exception):
 
 
 class Version(NamedTuple):
-    """A state of what a link stands for; *file_id* is None where that is not one file."""
+    """A state of what a link stands for; *file_id* is None where that is not one file; *tail* tells
+    the bytes at its end from others, where somebody has asked for them."""
 
     etag: str
     size: int
     file_id: FileId | None = None
+    tail: int = 0
 
 
 class Entry(NamedTuple):
@@ -295,6 +299,14 @@ class OfferedFile(File):
         """Yield the bytes from *start* to *stop*."""
         yield self, start, stop
 
+    def tail(self, stop: int) -> int:
+        """Return what tells the bytes before *stop* from others: a new file may have the number of
+        one that is gone, and one that was rewritten keeps its own."""
+        with contextlib.suppress(OSError):
+            os.lseek(self.descriptor, max(0, stop - TAIL), os.SEEK_SET)
+            return hash(os.read(self.descriptor, min(stop, TAIL)))
+        return 0
+
 
 def as_utf8(name: str) -> str:
     """Return *name* as it reads where its bytes on the disk are UTF-8, whatever the locale."""
@@ -342,6 +354,10 @@ class Archive:
         if "unreadable" in told:
             told["unreadable"] += f" ({some(left_out['unreadable'], 3)})"
         self.left_out = ", ".join(told.values())
+
+    def tail(self, _stop: int) -> int:
+        """Return what is the same of any: one that grew is another."""
+        return 0
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
@@ -671,8 +687,8 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 # The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
 # have left the machine and are acknowledged, and whether there was a reset.
 
-# Bytes that are copied at a time, and at the end of a span.
-CHUNK, TAIL = 1 << 16, 1 << 12
+# Bytes that are copied at a time.
+CHUNK = 1 << 16
 # Of Linux's struct tcp_info (others have another, and no TCP_LINGER2; WSL 1 has none): the state;
 # the bytes of a segment, and how many segments are on their way; how many bytes were acknowledged,
 # wait to be sent, were sent, and were sent again.  The state after a reset.
@@ -838,7 +854,8 @@ class Connection:
 # find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
 # time passes (``watch``): each notes facts and calls _settle, where transfers end, which calls
 # _conclude, where downloads do.  What a later transfer has gone on from is not under way: the
-# connection of a network that broke lingers for a minute.
+# connection of a network that broke lingers for a minute.  But where the later one is another's, it
+# is while it goes forward: that one may have had its first part from elsewhere.
 #
 #   a transfer is   when                                             it becomes
 #   SENDING         all is acknowledged, and its receiver goes on,
@@ -858,8 +875,9 @@ class Connection:
 #                   a thousand others are at rest                    FORGOTTEN
 
 # Seconds between two looks at what is under way; in which a receiver that discards what its system
-# has acknowledged makes that known; and with nothing under way until a download rests.
-TICK, GRACE, REST = 0.2, 0.5, 0.5
+# has acknowledged makes that known; with nothing under way until a download rests; and without an
+# acknowledgement until a receiver is called stalled.
+TICK, GRACE, REST, STALLED = 0.2, 0.5, 0.5, 3
 # Bytes that a system may have acknowledged, and a receiver that was killed not have read; and less
 # than which a probe has got.
 MOST_UNREAD, PROBE = 8 << 20, 1 << 20
@@ -937,6 +955,8 @@ class Transfer:
         self.state, self.is_reset, self.failure = State.SENDING, False, ""
         # What was acknowledged when a later one went on from it, and where that one began.
         self.gone_on: tuple[int, int] | None = None
+        # Whether it is under way no more, since a later one has gone on from it.
+        self.is_left = False
 
     def acknowledged(self) -> int:
         return min(max(self.connection.acknowledged - self.position, 0), self.length)
@@ -1000,7 +1020,7 @@ class Download:
         return self.state in (State.UNDER_WAY, State.RESTING)
 
     def is_under_way(self) -> bool:
-        return any(not transfer.gone_on for transfer in self.transfers)
+        return any(not transfer.is_left for transfer in self.transfers)
 
     def count_arrived(self, *others: Download) -> int:
         """Return how many bytes of the version have arrived by it, or by one of *others*."""
@@ -1016,8 +1036,9 @@ class Download:
         if not probe or probe.failure or not probe.is_everything or self.requests > 1:
             return False
         # Of another version only aria2's can be one, which has no Range: axel, which asks for
-        # bytes=0-, may as well begin anew.
+        # bytes=0-, may as well begin anew.  So may whoever had been delivered before.
         is_any, arrived = probe.status == 200, self.count_arrived()
+        others = [d for d in others if d.is_live() or d.ended_at >= self.began]
         rivals = [d for d in others if d.version == self.version or (is_any and d.is_live())]
         rivals = rivals[-MOST_LOOKED_AT:]
         return arrived < PROBE and any(rival.count_arrived() > arrived for rival in rivals)
@@ -1065,8 +1086,14 @@ def find_download(
     own = [d for d in mine if d.is_live() and not d.given_up_for]
     live = [d for d in known if d.is_live() and (d in mine or not d.given_up_for)]
     left = [old for d in live for old in (*d.transfers, *d.broken) if transfer.goes_on_from(old)]
-    # The nearest, and one of the same receiver before others.
-    left.sort(key=lambda old: (old.download not in own, abs(old.left_off() - transfer.first)))
+    # The nearest, and one of the same receiver before others, even of what it has given up.
+    left.sort(
+        key=lambda old: (
+            old.download not in own,
+            old.download not in mine,
+            abs(old.left_off() - transfer.first),
+        )
+    )
     # 2. It goes on from what the same receiver left off.
     if left and left[0].download in own:
         return left[0].download, left[0]
@@ -1108,8 +1135,9 @@ class Downloads:
         # Guards all this, and tells when a transfer has ended.
         self._changed = threading.Condition(threading.RLock())
 
-    def begin(self, connection: Connection, transfer: Transfer) -> None:
-        """Let *transfer* begin, or raise Refusal where another answer is due."""
+    def begin(self, connection: Connection, transfer: Transfer, tail: Callable[[int], int]) -> None:
+        """Let *transfer* begin, or raise Refusal where another answer is due; *tail*: what an older
+        version's was, by its size, if this is the same file, appended to."""
         with self._changed:
             # Whoever asks for more waits until a body has come: one file is open at a time.
             while self._transfers[connection]:
@@ -1123,8 +1151,9 @@ class Downloads:
             download, predecessor = find_download(transfer, known)
             if download and transfer.version != download.version:
                 # The same file, appended to, is the same to go on with.
-                (_, size, file_id), (_, old_size, old_id) = transfer.version, download.version
-                if file_id is None or file_id != old_id or size <= old_size:
+                old, new = download.version, transfer.version
+                is_file = new.file_id is not None and new.file_id == old.file_id
+                if not is_file or new.size <= old.size or tail(old.size) != old.tail:
                     raise Refusal(409, phrase="The file has changed: start over")
             if transfer.length == 0 < transfer.version.size:
                 raise Refusal(416, fields={"Content-Range": f"bytes */{transfer.version.size}"})
@@ -1142,6 +1171,8 @@ class Downloads:
             download.given_up_for = None
             if predecessor:
                 predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
+                # Of another receiver, which may be there still, only time tells: see watch.
+                predecessor.is_left = predecessor.receiver == transfer.receiver
                 if predecessor.state is State.BROKEN:
                     download.ended += predecessor.arrived()
             if not is_active:
@@ -1190,6 +1221,10 @@ class Downloads:
                     self._settle(connection, 0, f"nothing {missing} for {self._timeout:g} s")
                     connection.cut()
             now, rest = self._clock(), REST * patience
+            for transfer in filter(None, self._transfers.values()):
+                silent = now - transfer.connection.moved
+                if transfer.gone_on and silent >= STALLED * patience:
+                    transfer.is_left = True
             for download in self._under_way():
                 if now - download.samples[-1][0] >= 1:
                     download.samples.append((now, download.came()))
@@ -1219,8 +1254,8 @@ class Downloads:
     def is_over(self) -> bool:
         """Tell whether what was wanted is delivered, and nothing is under way any more."""
         with self._changed:
-            left = [t for t in self._transfers.values() if t and not t.gone_on]
-            return self.is_enough() and not left and not self._under_way()
+            active = [t for t in self._transfers.values() if t and not t.is_left]
+            return self.is_enough() and not active and not self._under_way()
 
     def rows(self, most: int) -> tuple[list[Row], int]:
         """Return what is under way, oldest first: at most so many, and how many there are more."""
@@ -1438,10 +1473,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
         receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
         status = 206 if spans else 200
+        version = version._replace(tail=representation.tail(version.size))
         # Firefox, and the parallel downloads of Chromium, name with If-Match the version they have.
         names_tag = "if-range" in self.headers or self.headers.get("if-match", "*") != "*"
         transfer = Transfer(receiver, self.requestline, name, version, parts, status, names_tag)
-        self.server.downloads.begin(self.transport, transfer)
+        self.server.downloads.begin(self.transport, transfer, representation.tail)
         head = self.head(status, fields, transfer.length)
         transfer.position = self.transport.sent + len(head)
         pieces = ([p] if isinstance(p, bytes) else representation.parts(*p) for p in parts)
@@ -1683,9 +1719,8 @@ CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\udc80-\udcff]")
 DIRECTIONS = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # Characters of a request that are logged, and lines that wait for the terminal.
 LONGEST, MOST_WAITING = 1000, 10_000
-# Seconds between two writes, without an acknowledgement until a receiver is called stalled, and
-# that are too many to be told.
-PAUSE, STALLED, LONGEST_LEFT = 0.05, 3, 360_000
+# Seconds between two writes, and that are too many to be told.
+PAUSE, LONGEST_LEFT = 0.05, 360_000
 # Rows; columns of a bar, and that a name gets before its address.
 MOST_ROWS, BAR, SHORT_NAME = 8, 25, 8
 COLOURS = {"delivered.": "\x1b[1;32m", "req terminated.": "\x1b[33m"}

@@ -20,6 +20,7 @@ from httpd_download import (
     MOST_SPANS,
     PROBE,
     REST,
+    STALLED,
     TCP_CLOSE,
     TCP_INFO,
     Connection,
@@ -222,7 +223,7 @@ class FindTest(unittest.TestCase):
         self.assertEqual(self.find(0, 10), (last, None), "the first segment")
 
     def test_3_what_was_gone_on_from_is_not_under_way(self) -> None:
-        lingering = self.left_off(10, state=State.SENDING, gone_on=(10 * MIB, 10 * MIB))
+        lingering = self.left_off(10, state=State.SENDING, is_left=True)
         self.download(CURL, lingering, asked=2)
         most = self.download(CURL, self.left_off(60), ended=[(0, 60 * MIB)], asked=1)
         self.assertEqual(self.find(75), (most, None))
@@ -338,7 +339,7 @@ class Case(unittest.TestCase):
         self.downloads.went_on(wire)  # type: ignore[arg-type]
         if "status" not in facts:
             transfer.status = 200 if transfer.is_everything else 206
-        self.downloads.begin(wire, transfer)  # type: ignore[arg-type]
+        self.downloads.begin(wire, transfer, lambda size: 0)  # type: ignore[arg-type]
         transfer.position = wire.sent
         wire.sent += transfer.length
         wire.file = source
@@ -689,7 +690,7 @@ class DownloadTest(Case):
         parts: list[Any] = [b"--x", (90 * MIB, SIZE), b"--x", (0, 10 * MIB), b"--x--"]
         transfer = Transfer(CURL, "GET /f", "f", OLD, parts)
         self.downloads.went_on(wire)  # type: ignore[arg-type]
-        self.downloads.begin(wire, transfer)  # type: ignore[arg-type]
+        self.downloads.begin(wire, transfer, lambda size: 0)  # type: ignore[arg-type]
         transfer.position, wire.sent = 0, transfer.length
         wire.acknowledged = 20 * MIB + 5
         self.wait()
@@ -837,8 +838,24 @@ class DownloadTest(Case):
         self.acknowledge(lingering, 45)
         rest = self.ask(45, receiver=AWAY)
         self.finish(rest)
+        self.wait(STALLED)
         self.assertTrue(self.log.all()[-1].startswith("10.9.9.9 "), self.log.all())
         self.assertEqual(self.summary(), ["stopped. delivered: f to 10.9.9.9"])
+
+    def test_whom_another_seems_to_go_on_from_is_under_way_while_it_goes_forward(self) -> None:
+        # Who comes may have its first part from before this program was started.
+        self.make(1, ())
+        there = self.ask()
+        self.acknowledge(there, 45)
+        self.finish(self.ask(40, receiver=AWAY))
+        for arrived in range(50, 100, 10):
+            self.wait(STALLED / 2)
+            self.acknowledge(there, arrived)
+            self.assertEqual(len(self.log.all()), 1, self.log.all())
+            self.assertFalse(self.downloads.is_over())
+        self.finish(there)
+        self.assertIn("delivered", self.log.all()[-1])
+        self.assertTrue(self.downloads.is_over())
 
     def test_a_player_that_seeks(self) -> None:
         last = self.ask()
@@ -989,6 +1006,16 @@ class VersionTest(Case):
             self.finish(self.ask(*bound, source=Source(NEW)))
         self.assertIn(DELIVERED("5 requests"), self.log.all()[-1])
 
+    def test_fetched_again_and_broken_off_at_once(self) -> None:
+        self.finish(self.ask())
+        self.wait(1)
+        self.reset(self.ask(), 0.4)
+        self.wait(REST)
+        self.assertIn("req terminated. at 0% (409.6 KiB of 100.0 MiB)", self.log.all()[-1])
+        self.assert_refused(0.4, source=Source(NEW))
+        self.finish(self.ask(0.4))
+        self.assertIn(DELIVERED("2 requests"), self.log.all()[-1])
+
     def test_axel_begun_anew_of_the_same_version(self) -> None:
         self.reset(self.ask(), 30)
         self.wait(REST)
@@ -1035,6 +1062,9 @@ class VersionTest(Case):
         self.finish(self.ask(source=Source(NEW)))
         self.assert_refused(41, source=Source(NEW))
         self.assertEqual(self.summary(), ["stopped. delivered: f to 10.0.0.5"])
+        # Nor is anybody else's nearer by.
+        self.acknowledge(self.ask(receiver=AWAY, source=Source(NEW)), 40)
+        self.assert_refused(40, source=Source(NEW))
         # What was given up has grown: it counts again.
         self.finish(self.ask(41, 105, source=Source(GROWN)))
         self.assertIn('"/f" delivered. 105.0 MiB in 2 requests', self.log.all()[-1])

@@ -908,6 +908,23 @@ class Versions(HttpCase):
                 expected = (409, 206)[size - 9 > MIB]
                 self.assertEqual(reply.status, expected)
 
+    def test_the_same_file_number(self) -> None:
+        """As that of the next file on ext4; what was appended to goes on."""
+        for name, is_grown in [("appended", True), ("rewritten", False)]:
+            with self.subTest(name):
+                old = self.write(name, 4 * MIB)
+                served = self.serve()
+                self.break_off(served, "x", name)
+                content = (old if is_grown else os.urandom(4 * MIB)) + os.urandom(9)
+                # Without a new file: as `cat >>` and `cat >` do.
+                with (self.folder / name).open("r+b") as file:
+                    file.write(content)
+                if is_grown:
+                    reply = self.ask(served, name, "x", f"bytes={MIB}-")
+                    self.assertEqual((reply.status, reply.body), (206, content[MIB:]))
+                else:
+                    self.assert_changed(served, name, "x", f"bytes={MIB}-")
+
     def test_with_the_tag_of_the_new_version(self) -> None:
         for name in ("If-Range", "If-Match"):
             with self.subTest(name):

@@ -63,7 +63,7 @@ class Stream:
         source = self.world.source
         self.transfer = Transfer(receiver, "GET /f", source.name, source.version, [(start, stop)])
         self.world.downloads.went_on(self.wire)  # type: ignore[arg-type]
-        self.world.downloads.begin(self.wire, self.transfer)  # type: ignore[arg-type]
+        self.world.downloads.begin(self.wire, self.transfer, lambda size: 0)  # type: ignore[arg-type]
         self.transfer.position = 0
         # Bytes that its system has, and that it has read.
         self.received = self.read = 0
