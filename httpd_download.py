@@ -119,8 +119,8 @@ FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY"
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
-# Bytes at the end of a file, or of a span, that are looked at with more care.
-TAIL = 1 << 12
+# Bytes that are copied at a time, and at the end of a file, or a span, that is looked at with care.
+CHUNK, TAIL = 1 << 16, 1 << 12
 # Of a tar: a block, and what follows the type in the header of a file or folder.
 BLOCK = 512
 PLAIN_END = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)[157:]
@@ -152,6 +152,14 @@ class Entry(NamedTuple):
     size: int = 0
     mtime_ns: int = 0
     target: str = ""
+
+
+def pread(descriptor: int, length: int, start: int) -> bytes:
+    """Return at most *length* bytes from *start*.  Raise OSError."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, start)
+    os.lseek(descriptor, start, os.SEEK_SET)
+    return os.read(descriptor, length)
 
 
 class Handle:
@@ -248,8 +256,7 @@ class File(Handle):
     def read(self, start: int, length: int) -> bytes:
         """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
         try:
-            os.lseek(self.descriptor, start, os.SEEK_SET)
-            data = os.read(self.descriptor, length)
+            data = pread(self.descriptor, length, start)
         except OSError as error:
             # It may be no file any more; and a disk behind a network may fail as a network does.
             self.check()
@@ -302,9 +309,10 @@ class OfferedFile(File):
     def tail(self, stop: int) -> int:
         """Return what tells the bytes before *stop* from others: a new file may have the number of
         one that is gone, and one that was rewritten keeps its own."""
-        with contextlib.suppress(OSError):
-            os.lseek(self.descriptor, max(0, stop - TAIL), os.SEEK_SET)
-            return hash(os.read(self.descriptor, min(stop, TAIL)))
+        # Each call hands the interpreter over, which to a small file is a tenth of its time.
+        if stop > CHUNK:
+            with contextlib.suppress(OSError):
+                return hash(pread(self.descriptor, TAIL, stop - TAIL))
         return 0
 
 
@@ -467,16 +475,19 @@ class Share:
             if component not in parent.names():
                 return None
         folder = Folder(self.folder, above)
-        if stat.S_ISLNK(folder.stat(name).st_mode):
-            # The system follows some 40 of them in a row; realpath any number, deeper and deeper.
+        try:
+            file = OfferedFile(path, name, folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ELOOP):
+                raise
+            # It may be a symlink: neither out of the folder, nor to a hidden name in it.  The
+            # system follows some 40 of them in a row; realpath any number, deeper and deeper.
             os.stat(os.path.join(self.folder, path))
-            # Neither out of the folder, nor to a hidden name in it.
             target = os.path.realpath(os.path.join(self.folder, path))
             *between, name = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
             if not all(map(may_be_offered, (*between, name))):
                 return None
-            folder = Folder(self.folder, "/".join(between))
-        file = OfferedFile(path, name, folder)
+            file = OfferedFile(path, name, Folder(self.folder, "/".join(between)))
         return None if file.version.file_id in self.logs else file
 
 
@@ -543,6 +554,8 @@ HOST = re.compile(f"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
 TARGET = re.compile(
     rf"(?:https?://{AUTHORITY}|(?=/))((?:/[^?#]*)?)(?:[?#].*)?", re.ASCII | re.IGNORECASE
 )
+# A compressed file is named by its compression, since it is sent without Content-Encoding.
+COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
@@ -663,6 +676,7 @@ def precondition_status(fields: Mapping[str, str], etag: str, modified: int | No
     return 304 if is_named("if-none-match", "(?:W/)?", "if-modified-since") else None
 
 
+@functools.lru_cache(maxsize=64)
 def content_disposition(name: str) -> str:
     """Return what makes a receiver save a file under the last component of *name* (RFC 6266)."""
     name = re.sub("[\ud800-\udfff]", "_", name.rpartition("/")[2])
@@ -672,6 +686,17 @@ def content_disposition(name: str) -> str:
     # RFC 8187: attr-char.
     encoded = urllib.parse.quote(name, safe="!#$&+^`|")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+
+
+@functools.lru_cache(maxsize=64)
+def content_type(path: str) -> str:
+    """Return the media type of *path*; a compressed file's is that of its compression."""
+    kind = compression = None
+    # A system may have a table that not all may read, or that is no UTF-8.
+    with contextlib.suppress(OSError, UnicodeError):
+        kind, compression = mimetypes.guess_type(path.lower())
+    kind = COMPRESSED.get(compression) if compression else kind
+    return kind or "application/octet-stream"
 
 
 def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> list[bytes | Span]:
@@ -687,8 +712,6 @@ def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> lis
 # The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
 # have left the machine and are acknowledged, and whether there was a reset.
 
-# Bytes that are copied at a time.
-CHUNK = 1 << 16
 # Of Linux's struct tcp_info (others have another, and no TCP_LINGER2; WSL 1 has none): the state;
 # the bytes of a segment, and how many segments are on their way; how many bytes were acknowledged,
 # wait to be sent, were sent, and were sent again.  The state after a reset.
@@ -1368,8 +1391,6 @@ class Downloads:
 # Bytes of a request line, and of the fields after it; empty lines before; characters of a
 # User-Agent; threads that wait for a connection: to start one takes longer than a small file.
 MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
-# A compressed file is named by its compression, since it is sent without Content-Encoding.
-COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
@@ -1491,12 +1512,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
     def guess_type(self, path: Any) -> str:
-        kind = compression = None
-        # A system may have a table that not all may read, or that is no UTF-8.
-        with contextlib.suppress(OSError, UnicodeError):
-            kind, compression = mimetypes.guess_type(path.lower())
-        kind = COMPRESSED.get(compression) if compression else kind
-        return kind or "application/octet-stream"
+        return content_type(path)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; every one of a kind is the same bytes."""

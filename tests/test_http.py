@@ -20,6 +20,7 @@ from httpd_download import (
     Representation,
     Share,
     Terminal,
+    content_type,
     http_date,
     parse_date,
 )
@@ -349,6 +350,8 @@ class Get(HttpCase):
     def test_types_that_nobody_may_read(self) -> None:
         served = self.serve()
         for error in (PermissionError("mime.types"), UnicodeDecodeError("utf-8", b"", 0, 1, "")):
+            content_type.cache_clear()
+            self.addCleanup(content_type.cache_clear)
             with mock.patch("mimetypes.guess_type", side_effect=error):
                 reply = served.fetch("/a.txt")
             self.assertEqual(reply.status, 200)

@@ -1233,7 +1233,7 @@ class BadDisk(LoadCase):
         """Of an sshfs that has gone: what networks do to a receiver is no reason to tell."""
         error = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         served = self.serve()
-        read = mock.patch("os.read", side_effect=error)
+        read = mock.patch("httpd_download.pread", side_effect=error)
         with read, mock.patch.object(self, "fault", side_effect=error):
             self.assertEqual(self.GOOD, len(body(served.raw(request("/bad")))))
             line = served.log.wait_for("terminated")
