@@ -989,7 +989,10 @@ class Transfer:
         return self.first + self.acknowledged()
 
     def arrived(self) -> list[Span]:
-        """Return what its receiver has of it; of several ranges only the end tells."""
+        """Return what its download has by it; of several ranges only the end tells."""
+        if self.gone_on and self.receiver != self.download.receiver:
+            # What this one got since another has gone on from there, that one has not.
+            return [(self.first, self.gone_on[1])]
         if self.state is State.FINISHED or len(self.spans) > 1:
             return self.spans if self.state is State.FINISHED else []
         stop = self.left_off()
@@ -1329,7 +1332,12 @@ class Downloads:
             download.failure = transfer.failure
             download.broken.append(transfer)
         is_whole = transfer.is_everything and transfer.version == download.version
-        if is_whole and not is_broken and download.is_live():
+        if is_whole and not is_broken and transfer.receiver != download.receiver:
+            # It was there all the time, whoever has gone on from where it was.
+            its_own = Download(transfer.receiver, transfer.name, transfer.version)
+            its_own.requests = 1
+            self._deliver(its_own, [])
+        elif is_whole and not is_broken and download.is_live():
             self._deliver(download, [])
         self._conclude(download, download.state)
         self._changed.notify_all()

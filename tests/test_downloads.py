@@ -854,8 +854,19 @@ class DownloadTest(Case):
             self.assertEqual(len(self.log.all()), 1, self.log.all())
             self.assertFalse(self.downloads.is_over())
         self.finish(there)
-        self.assertIn("delivered", self.log.all()[-1])
         self.assertTrue(self.downloads.is_over())
+        self.assertEqual(
+            self.summary(), ["stopped. delivered: f to 10.0.0.5, f to 10.9.9.9"], self.log.all()
+        )
+
+    def test_what_it_gets_from_then_on_it_gets_for_itself(self) -> None:
+        there = self.ask()
+        self.acknowledge(there, 45)
+        self.reset(self.ask(40, receiver=AWAY), 20)
+        self.finish(there)
+        self.wait(REST)
+        told = "not whole: f to 10.9.9.9 at 60% (60.0 MiB of 100.0 MiB)"
+        self.assertEqual(self.summary(), ["stopped. delivered: f to 10.0.0.5", told])
 
     def test_a_player_that_seeks(self) -> None:
         last = self.ask()
