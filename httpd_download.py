@@ -1335,6 +1335,7 @@ class Downloads:
         if is_whole and not is_broken and transfer.receiver != download.receiver:
             # It was there all the time, whoever has gone on from where it was.
             its_own = Download(transfer.receiver, transfer.name, transfer.version)
+            its_own.rouse(transfer.line, now)
             its_own.requests = 1
             self._deliver(its_own, [])
         elif is_whole and not is_broken and download.is_live():

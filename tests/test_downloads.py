@@ -867,6 +867,10 @@ class DownloadTest(Case):
         self.wait(REST)
         told = "not whole: f to 10.9.9.9 at 60% (60.0 MiB of 100.0 MiB)"
         self.assertEqual(self.summary(), ["stopped. delivered: f to 10.0.0.5", told])
+        self.wait(1)
+        self.reset(self.ask(), 0.5)
+        self.wait(REST)
+        self.assertIn("req terminated. at 0% (512.0 KiB of 100.0 MiB)", self.log.all()[-1])
 
     def test_a_player_that_seeks(self) -> None:
         last = self.ask()
