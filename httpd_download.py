@@ -1997,9 +1997,9 @@ def make_server(
     """Bind where *options* say, for what they name.  Raise OSError, and ValueError."""
     # Nor is this script offered, or what Python has made of it, unless it is named; piped into an
     # interpreter it is no file.
-    own = () if options.names else ("__file__", "__cached__")
+    own = [globals().get("__file__"), getattr(globals().get("__spec__"), "cached", None)]
     logs = set()
-    for written in (1, 2, *(globals().get(name) or "" for name in own)):
+    for written in (1, 2, *filter(None, [] if options.names else own)):
         with contextlib.suppress(OSError):
             logs.add(file_id(os.stat(written)))
     named = offers_by_name(options.names, logs, functools.partial(terminal.show, [], 0))
