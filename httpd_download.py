@@ -420,6 +420,17 @@ class Archive:
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
+@contextlib.contextmanager
+def none_but_lacking() -> Iterator[None]:
+    """Pass over what cannot be opened, but not over what the system lacks."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL, or on Windows bytes that are no name.
+        if getattr(error, "errno", None) in LACKING:
+            raise
+
+
 class Share:
     """What may be fetched, under which names: what is *named*, or else the files of *folder* and,
     if *is_deep*, of its sub-folders, but not *logs*."""
@@ -438,10 +449,10 @@ class Share:
         """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
         entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
         found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
-        for link in map(self.link, chain(self.named, found)):
+        for path in chain(self.named, found):
             # Another program may have a lease on it just now.
-            with contextlib.suppress(BlockingIOError):
-                representation = self.open(link)
+            with contextlib.suppress(BlockingIOError), none_but_lacking():
+                representation = self._open(path.split("/"))
                 # What has gone since, or leads out of the folder, cannot be opened.
                 if representation:
                     yield representation
@@ -453,13 +464,22 @@ class Share:
         components = [urllib.parse.unquote_to_bytes(component) for component in raw]
         if self._secret and not compare_digest(components.pop(0), self._secret.encode()):
             return None
-        try:
-            return self._open(list(map(os.fsdecode, components)))
-        except (OSError, ValueError) as error:
-            # ValueError: a NUL, or on Windows bytes that are no name.
-            if getattr(error, "errno", None) in LACKING:
-                raise
-            return None
+        with none_but_lacking():
+            names = list(map(os.fsdecode, components))
+            representation = self._open(names)
+            if representation and self._are_listed(names):
+                return representation
+        return None
+
+    def _are_listed(self, components: list[str]) -> bool:
+        """Tell whether none of them, which may be offered, is another name of what may not: FAT and
+        NTFS know all by a short one too, .env as ENV~1.  Raise OSError."""
+        has_short = self.folder and any("~" in component for component in components)
+        for place, component in enumerate(components if has_short else ()):
+            parent = Folder(self.folder, "/".join(components[:place]), READABLE_FOLDER)
+            if component not in parent.names():
+                return False
+        return True
 
     def _open(self, components: list[str]) -> Representation | None:
         path = "/".join(components)
@@ -469,11 +489,6 @@ class Share:
         above, _, name = path.rpartition("/")
         if (above and not self.is_deep) or not all(map(may_be_offered, components)):
             return None
-        for place, component in enumerate(components if "~" in path else ()):
-            # FAT and NTFS know all by a short name too, also what is hidden: .env as ENV~1.
-            parent = Folder(self.folder, "/".join(components[:place]), READABLE_FOLDER)
-            if component not in parent.names():
-                return None
         folder = Folder(self.folder, above)
         try:
             file = OfferedFile(path, name, folder)
