@@ -30,7 +30,6 @@ import hashlib
 import http.server
 import mimetypes
 import os
-import queue
 import random
 import re
 import socket
@@ -1413,8 +1412,8 @@ class Downloads:
 # refuse.  The server accepts as many connections as there are descriptors for.
 
 # Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent; threads that wait for a connection: to start one takes longer than a small file.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT, MOST_IDLE = 1 << 16, 1000, 200, 32
+# User-Agent.
+MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
@@ -1590,8 +1589,6 @@ class QuietServer(socketserver.ThreadingTCPServer):
         """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
         self.share, self.downloads = share, downloads
         self._free = threading.Semaphore(most)
-        # Of each idle thread, that by which it gets its next connection.
-        self._idle: deque[queue.SimpleQueue[tuple[Any, Any]]] = deque()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         # Without a directory http.server asks for the current one, which may be gone.
         super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
@@ -1625,22 +1622,14 @@ class QuietServer(socketserver.ThreadingTCPServer):
             raise OSError(str(error)) from None
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Leave the connection to a thread that is idle, or else to a new one."""
-        if self._idle:
-            self._idle.pop().put((request, client_address))
-        else:
-            # Not by threading, which waits for ever for one that has no memory to begin with.
-            _thread.start_new_thread(self._serve_on, (request, client_address))
+        """Leave the connection to a thread of its own."""
+        # Not by threading, which waits for ever for one that has no memory to begin with.
+        _thread.start_new_thread(self._serve_one, (request, client_address))
 
-    def _serve_on(self, *accepted: Any) -> None:
-        """Serve this connection and further ones, until enough other threads are idle."""
+    def _serve_one(self, *accepted: Any) -> None:
         # There may be no memory for anything.
         with contextlib.suppress(MemoryError):
             self.process_request_thread(*accepted)
-            inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-            while len(self._idle) < MOST_IDLE:
-                self._idle.append(inbox)
-                self.process_request_thread(*inbox.get())
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, which PartialContentHandler.handle has shut down, if it began."""

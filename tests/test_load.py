@@ -376,7 +376,7 @@ class Many(LoadCase):
             self.assertEqual(content, body(read_all(client)))
         for client in slow:
             client.close()
-        until(lambda: process.threads() <= threads + 40, "hardly a thread is left")
+        until(lambda: process.threads() <= threads, "no thread is left")
         until(lambda: process.descriptors() <= open_files, "no descriptor is left")
         self.assert_no_fault(program.err.all())
 
@@ -577,8 +577,7 @@ class NothingLeft(LoadCase):
         """As under ``ulimit -v``, with room for nothing, and for a thread or some."""
         program = self.start_script()
         address, process = ("127.0.0.1", program.port()), Process(program)
-        # The end of the first thread makes libc load what it needs for that; some threads wait
-        # for further connections, but not so many.
+        # The end of the first thread makes libc load what it needs for that.
         clients = [self.client(address) for _ in range(60)]
         until(lambda: process.threads() > 60, "each has a thread")
         for client in clients:
