@@ -18,7 +18,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Until main is there, Ctrl-C shall show no traceback of an import.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import _thread
 import argparse
 import calendar
 import contextlib
@@ -1578,6 +1577,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 class QuietServer(socketserver.ThreadingTCPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
+    # A connection that is still open keeps neither the process nor server_close waiting.
+    daemon_threads = True
     request_queue_size = 1024
     # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
@@ -1614,22 +1615,12 @@ class QuietServer(socketserver.ThreadingTCPServer):
                 accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
             # IPv4 as such (RFC 4291, section 2.5.5.2).
             return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
-        except (OSError, MemoryError) as error:
+        except OSError as error:
             self._free.release()
-            if getattr(error, "errno", errno.ENOMEM) in LACKING:
+            if error.errno in LACKING:
                 # The listening socket stays readable: without this a busy loop.
                 time.sleep(TICK)
-            raise OSError(str(error)) from None
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Leave the connection to a thread of its own."""
-        # Not by threading, which waits for ever for one that has no memory to begin with.
-        _thread.start_new_thread(self._serve_one, (request, client_address))
-
-    def _serve_one(self, *accepted: Any) -> None:
-        # There may be no memory for anything.
-        with contextlib.suppress(MemoryError):
-            self.process_request_thread(*accepted)
+            raise
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, which PartialContentHandler.handle has shut down, if it began."""
@@ -1637,17 +1628,16 @@ class QuietServer(socketserver.ThreadingTCPServer):
         self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about networks; name a bug, or what TLS found wrong, if there is memory."""
+        """Be silent about networks; name a bug, or what TLS found wrong."""
         error, told = sys.exc_info()[1], ""
-        with contextlib.suppress(MemoryError):
-            if isinstance(error, OSError) and type(error).__module__ == "ssl":
-                reason = tls_reason(error)
-                # Whoever merely goes, as one that looks whether the port is open, makes no line.
-                told = "" if "EOF" in reason else f"TLS failed. {reason}"
-            elif not isinstance(error, (OSError, ContentChanged)):
-                told = f"internal error. {type(error).__name__}: {error}"
-            if told:
-                self.downloads.log(client_address[0], "-", told)
+        if isinstance(error, OSError) and type(error).__module__ == "ssl":
+            reason = tls_reason(error)
+            # Whoever merely goes, as one that looks whether the port is open, makes no line.
+            told = "" if "EOF" in reason else f"TLS failed. {reason}"
+        elif not isinstance(error, (OSError, ContentChanged)):
+            told = f"internal error. {type(error).__name__}: {error}"
+        if told:
+            self.downloads.log(client_address[0], "-", told)
 
 
 def tls_reason(error: OSError) -> str:
@@ -1870,20 +1860,18 @@ class Terminal:
         while last is None:
             time.sleep(PAUSE)
             last = self._last
-            # There may be no memory for a while, not even to import what knows widths.
-            with contextlib.suppress(MemoryError, ImportError):
-                texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
-                lost, self._lost = self._lost, 0
-                if lost:
-                    texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
-                texts += [(self._err, f"{escape(line)}\n") for line in last or ()]
-                if self._is_live:
-                    texts = self._with_rows(texts, last is not None)
-                for stream, several in groupby(texts, key=lambda item: item[0]):
-                    # There may be no such stream, or nobody who takes anything.
-                    with contextlib.suppress(AttributeError, OSError, ValueError):
-                        stream.write(encodable("".join(text for _, text in several), stream))
-                        stream.flush()
+            texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            lost, self._lost = self._lost, 0
+            if lost:
+                texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
+            texts += [(self._err, f"{escape(line)}\n") for line in last or ()]
+            if self._is_live:
+                texts = self._with_rows(texts, last is not None)
+            for stream, several in groupby(texts, key=lambda item: item[0]):
+                # There may be no such stream, or nobody who takes anything.
+                with contextlib.suppress(AttributeError, OSError, ValueError):
+                    stream.write(encodable("".join(text for _, text in several), stream))
+                    stream.flush()
 
     def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
         """Return *texts* with what erases the rows before them, and shows them again behind."""
@@ -2078,21 +2066,20 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
 
 
 def serve(server: QuietServer, terminal: Terminal) -> None:
-    """Serve until enough is delivered, though there be no memory for a while."""
+    """Serve until enough is delivered."""
     pause = TICK
     while True:
-        with contextlib.suppress(MemoryError):
-            end = time.monotonic() + pause
-            while time.monotonic() < end:
-                server.timeout = end - time.monotonic()
-                server.handle_request()
-            began = time.thread_time()
-            server.downloads.watch()
-            terminal.show(*server.downloads.rows(MOST_ROWS))
-            # However many there are, looking at them takes little of a processor.
-            pause = max(TICK, 100 * (time.thread_time() - began))
-            if server.downloads.is_over():
-                return
+        end = time.monotonic() + pause
+        while time.monotonic() < end:
+            server.timeout = end - time.monotonic()
+            server.handle_request()
+        began = time.thread_time()
+        server.downloads.watch()
+        terminal.show(*server.downloads.rows(MOST_ROWS))
+        # However many there are, looking at them takes little of a processor.
+        pause = max(TICK, 100 * (time.thread_time() - began))
+        if server.downloads.is_over():
+            return
 
 
 def complaint(error: BaseException) -> str:
@@ -2134,7 +2121,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         threading.Thread(target=run, daemon=True).start()
     except (ImportError, OSError, RuntimeError) as error:
         sys.exit(f"httpd_download: {escape(complaint(error))}")
-    # Not Event.wait, which needs memory, and which on Windows no signal ends.
+    # Not Event.wait, which on Windows no signal ends.
     while not ends:
         time.sleep(TICK / 4)
     status, lines = ends[0]

@@ -515,10 +515,13 @@ class ErrorTest(Case):
     def test_a_thread_dies(self) -> None:
         """One line that says why, and status 1."""
         self.write("f")
-        for method in ("QuietServer.handle_request", "Downloads.rows"):
+        for method, error in (
+            ("QuietServer.handle_request", "MemoryError()"),
+            ("Downloads.rows", "OSError(5, 'no more')"),
+        ):
             code = (
                 "import httpd_download, sys\n"
-                "def die(*_): raise OSError(5, 'no more')\n"
+                f"def die(*_): raise {error}\n"
                 f"httpd_download.{method} = die\n"
                 "sys.exit(httpd_download.main(['-b', '127.0.0.1']))"
             )
@@ -527,7 +530,8 @@ class ErrorTest(Case):
                 self.assertEqual(program.wait(), 1)
                 self.assertEqual(len(program.links()), 1)
                 died, last = program.err.all()
-                self.assertRegex(died, r"\Ahttpd_download: the thread .* has died: OSError\(5, ")
+                expected = re.escape(error)
+                self.assertRegex(died, rf"\Ahttpd_download: the thread .* has died: {expected}\Z")
                 self.assertEqual(last, "stopped. nothing was delivered")
 
 
