@@ -1927,13 +1927,17 @@ examples:
   {prog} -c 1 big.iso results/  these, then leave
   {prog} -p 8080 -d /data       on this port
 """
-# What values must be, and how that is said.
+# What other values must be, and how that is said.
 VALUES = {
-    "port": (r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port"),
     "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
     "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
     "host": (r"\[?\w*:[\w:.]*:[\w:.%]*\]?|[^\s\x00-\x20/:?#@\\\[\]]+", "a host without a port"),
 }
+
+
+def is_port(text: str) -> bool:
+    """Return whether *text* is the number of a TCP port, in ASCII digits; 0 is any free port."""
+    return re.fullmatch("[0-9]{1,5}", text) is not None and int(text) <= 65535
 
 
 class Parser(argparse.ArgumentParser):
@@ -1966,6 +1970,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_intermixed_args(words[:end])
     options.names += words[end + 1 :]
+    if not is_port(options.port):
+        parser.error(f"--port {options.port}: a port was expected")
     for name, (pattern, wanted) in VALUES.items():
         value = getattr(options, name)
         if value is not None and not re.fullmatch(pattern, value):
