@@ -1,50 +1,97 @@
 #!/usr/bin/env python3
-"""Hand files to someone over HTTP, from whatever machine is nearest to them.
+"""Serve files over HTTP from whichever machine is closest to the person who needs them.
 
-Run it, or name files and folders; paste the link; press Ctrl-C once the log says delivered.
+The path of a request, from the start of the program to the last acknowledged byte:
+
+    main                            reads the options, starts the threads, waits for the end
+    ServerThread.run                makes the server, prints the links, accepts connections
+    PartialContentHandler.handle    runs in the thread of a connection, one request after another
+    parse_request_head              turns the bytes of a request into a Request
+    Share.open                      turns a path into an offer: a file, or a folder as a tar archive
+    check_preconditions, parse_ranges    decide what is to be sent of it
+    Registry.begin                  gives the transfer to a download, as ``place`` decides, and logs
+    Channel.send                    hands the head and the body over to the system
+    Registry.wait_until_ended       waits until the receiver has acknowledged everything
+    Registry._end, Registry._update    log what has become of the transfer and of its download
+    Terminal                        prints the lines
+
+Words. An *offer* is what one link stands for, a *version* one state of it. A *receiver* is an
+address and a User-Agent. A *transfer* is one response body on one connection, a *download* all
+transfers by which one receiver fetches one version of one offer.
+
+Threads. The main thread waits for a signal or for the end of the server thread. The server thread
+accepts connections and checks all of them five times a second. Each connection has a thread of its
+own, the only one that reads, sends, waits for acknowledgements and looks at files. The writer
+prints lines and draws the rows at the bottom of a terminal.
+
+The one lock is that of the Registry. It protects the downloads, the transfers and the list of the
+channels, and is never held while a disk, a network or a terminal is waited for. (The Terminal has
+a small one for its queue of lines.)
+
+Read "Downloads: decisions" and "Downloads: registry" last: they need all other words.
 """
-
-from __future__ import annotations
 
 import sys
 
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-    # What lies beside it, or where it is run, is data: no module shall come from there.
+    # The folder of the script, or the current one, holds the user's data: import nothing from it.
     del sys.path[0]
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Until main is there, Ctrl-C shall show no traceback of an import.
+    # Ctrl-C during the imports below must not print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import bisect
 import calendar
-import contextlib
+import datetime
 import email.utils
 import enum
 import errno
 import functools
 import hashlib
+import hmac
 import http.server
+import io
+import itertools
+import math
 import mimetypes
 import os
 import random
 import re
+import select
 import socket
 import socketserver
 import stat
 import struct
-import tarfile
 import threading
 import time
+import unicodedata
 import urllib.parse
 from array import array
-from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from hmac import compare_digest
-from itertools import accumulate, chain, groupby, product
-from typing import TYPE_CHECKING, NamedTuple, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Collection,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    TextIO,
+    Tuple,
+    Union,
+)
 
 try:
     import fcntl
@@ -55,900 +102,2165 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, NoReturn, TextIO
 
-    Clock = Callable[[], float]
-    # Where text is written, if there is such a stream, and text with where it goes.
-    Stream = Union[TextIO, None]
-    Text = Tuple[Stream, str]
-    # Files that this program writes to.
-    Logs = Collection["FileId"]
-    # Is told how much of a folder has been read.
-    Progress = Callable[[str], None]
-    Named = Mapping[str, Union[str, "Archive"]]
+__version__ = "3.0.0"
 
-__version__ = "2.0.0"
+# The first byte, and one past the last.
+Span = Tuple[int, int]
+# Device and inode.
+FileId = Tuple[int, int]
+Clock = Callable[[], float]
+
+
+# --- Helpers ----------------------------------------------------------------------------
+# Numbers and lists as a person reads them. Nothing here knows of files or of HTTP.
+
+MAX_LISTED = 8  # items that a list names before it counts the others
 
 
 def format_size(count: float) -> str:
-    """Write *count* bytes for people: 512 B, 640.0 MiB, 1.4 GiB."""
+    """Return *count* bytes as text: "512 B", "640.0 MiB", "1.4 GiB"."""
     if count < 1024:
         return f"{int(count)} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         count /= 1024
+        # From 1023.95 on, one decimal place would show 1024.0.
         if count < 1023.95:
             return f"{count:.1f} {unit}"
     return f"{count / 1024:.1f} PiB"
 
 
-def percentage(arrived: int, size: int) -> str:
-    """Write the whole per cent that *arrived* bytes are of *size*; of nothing it is 0%."""
-    return f"{arrived * 100 // max(size, 1)}%"
+def format_percentage(part: int, whole: int) -> str:
+    """Return the share that *part* is of *whole*, rounded down: "45%". Of nothing it is "0%"."""
+    if whole == 0:
+        return "0%"
+    return f"{part * 100 // whole}%"
 
 
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def pluralize(number: int, noun: str) -> str:
+    """Return *number* with *noun*, which forms its plural with an s: "1 file", "3,412 files"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}s"
 
 
-def some(items: Sequence[str], most: int = 8) -> str:
-    """List at most so many *items*, and count what is left of them."""
-    more = len(items) - most
-    return ", ".join([*items[:most], *([f"and {more} more"] if more > 0 else [])])
+def join_limited(items: Sequence[str], limit: int = MAX_LISTED) -> str:
+    """Return at most *limit* of *items*, and how many more there are: "a, b, and 4 more"."""
+    shown = list(items[:limit])
+    if len(items) > limit:
+        shown.append(f"and {len(items) - limit} more")
+    return ", ".join(shown)
 
 
-# --- What is offered --------------------------------------------------------------------
-# A share turns the path of a request into a representation: an open file, or a folder as an
-# archive.  It is the only door to the disk.  A representation has a version, and hands any span of
-# its bytes out as parts: literal bytes, or spans of open files that tell when they have changed.
+# --- Files on disk ----------------------------------------------------------------------
+# This section opens files and folders without following a symlink by accident, lists folders, and
+# notices when an open file is no longer what it was. It knows nothing of links and requests. It
+# promises that only regular files are opened, that opening never blocks, and that every descriptor
+# has an owner whose close() closes it.
 
-# The first byte, and one past the last; which file, by device and inode.
-Span = Tuple[int, int]
-FileId = Tuple[int, int]
-Part = Union[bytes, Tuple["File", int, int]]
-Representation = Union["OfferedFile", "Archive"]
+# Whether files can be opened relative to an open folder, so that swapping names gains nothing.
+HAS_DIR_FD = os.open in os.supports_dir_fd
+# Whether permission bits are real. Windows makes them up, and its os.access knows nothing of
+# access control lists.
+HAS_PERMISSION_BITS = hasattr(os, "getuid")
+
+# Whether there is an attribute that hides files, on Windows and on macOS.
+HAS_HIDDEN_ATTRIBUTE = hasattr(os.stat_result, "st_file_attributes") or hasattr(
+    os.stat_result, "st_flags"
+)
+
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-READABLE_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
-# O_PATH, where there is one, passes through folders that nobody may read (mode 0711).
-FOLDER_FLAGS = READABLE_FOLDER | getattr(os, "O_PATH", 0)
-# A FIFO may take the place of a file just then: nobody waits for its writer.
+# A FIFO may take the place of a file at any time: O_NONBLOCK does not wait for its writer.
 FILE_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-# What the system lacks, or another program's lease holds up, says nothing about a file.
-LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+READABLE_FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+# O_PATH passes through folders that may be entered but not read (mode 0711).
+FOLDER_FLAGS = READABLE_FOLDER_FLAGS | getattr(os, "O_PATH", 0)
+
+# These errors say nothing about the file: no descriptors or memory are left, or (EAGAIN) another
+# program holds a lease on the file.
+RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
+
+COPY_LIMIT = 64 * 1024  # bytes: a span up to this long is sent as a copy, not by sendfile
+COPIED_END = 4 * 1024  # bytes at the end of a longer span that are sent as a copy as well
+GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may be growing
+
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
-TAR_TYPES = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
-# Bytes that are copied at a time, and at the end of a file, or a span, that is looked at with care.
-CHUNK, TAIL = 1 << 16, 1 << 12
-# Of a tar: a block, and what follows the type in the header of a file or folder.
-BLOCK = 512
-PLAIN_END = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)[157:]
-# The checksum itself counts as eight blanks.
-PLAIN_SUM = sum(PLAIN_END) + 8 * ord(" ")
+# A name of these characters can be spelled otherwise in upper and lower case only, on any file
+# system.  (FAT ignores dots at the end.)
+PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
 
 
-class ContentChanged(Exception):
-    """A file is no longer what was promised; the text says how."""
+class FileChanged(Exception):
+    """An open file is no longer what was promised. The text says which file, and how."""
 
 
-class Version(NamedTuple):
-    """A state of what a link stands for; *file_id* is None where that is not one file; *tail* tells
-    the bytes at its end from others, where somebody has asked for them."""
+class FileSpan(NamedTuple):
+    """Bytes of an open file, from *start* up to *stop*, that may be sent without being read."""
 
-    etag: str
-    size: int
-    file_id: FileId | None = None
-    tail: int = 0
+    file: "PinnedFile"
+    start: int
+    stop: int
+
+
+Part = Union[bytes, FileSpan]
 
 
 class Entry(NamedTuple):
-    """What is in a folder; *path* leads there from the root of the walk, with slashes."""
+    """One name in a folder."""
 
+    # The way from the root of the walk, with slashes; "" for the root itself.
     path: str
-    # One of TAR_TYPES, or else why it is not offered: hidden, unreadable, special, log.
+    # "file", "folder" or "symlink"; or why the entry cannot be offered: "hidden", "unreadable",
+    # "special" (device, FIFO or socket) or "excluded" (a file that this program writes to).
     kind: str
+    # Permission bits.
     mode: int = 0
+    # Bytes of a file; 0 for everything else.
     size: int = 0
     mtime_ns: int = 0
+    # Where a symlink leads.
     target: str = ""
 
 
+def file_id(status: os.stat_result) -> FileId:
+    """Return which file *status* is of."""
+    return status.st_dev, status.st_ino
+
+
+def as_utf8(name: str) -> str:
+    """Return *name* as it reads where its bytes on the disk are UTF-8, whatever the locale."""
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return name
+
+
 def pread(descriptor: int, length: int, start: int) -> bytes:
-    """Return at most *length* bytes from *start*.  Raise OSError."""
+    """Return at most *length* bytes from *start*. Raise OSError."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, start)
     os.lseek(descriptor, start, os.SEEK_SET)
     return os.read(descriptor, length)
 
 
-class Handle:
-    """An open file or folder, which whoever forgets it last closes."""
-
-    descriptor: int | None = None
-
-    def __del__(self) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)
+def close_descriptor(descriptor: int) -> None:
+    """Close *descriptor*, which was only read from: an error, as of a dead sshfs, says nothing."""
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass
 
 
-class Folder(Handle):
-    """An open folder; no symlink leads to it, nor to its files, whoever swaps names meanwhile."""
+def open_regular_file(
+    path: str, dir_fd: Optional[int] = None, follow_symlinks: bool = True
+) -> Tuple[int, os.stat_result]:
+    """Return a descriptor of the regular file *path*, and its status.
 
-    def __init__(self, root: str, path: str = "", flags: int = FOLDER_FLAGS) -> None:
-        """Open the folder *path* below *root*.  Raise OSError."""
-        # What is in the root itself is opened by its path.
-        self._path, self._prefix = path, os.path.join(root, "")
-        if path and os.open in os.supports_dir_fd:
-            self._prefix, self.descriptor = "", os.open(root, flags)
-            for component in path.split("/"):
-                above = self.descriptor
-                self.descriptor = os.open(component, flags | NO_FOLLOW, dir_fd=above)
-                os.close(above)
-        elif path:
-            place = os.path.join(os.path.realpath(root), os.path.normpath(path))
-            if os.path.realpath(place) != place:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
-            self._prefix = os.path.join(place, "")
+    Raise OSError if there is none; with ELOOP for a symlink, unless *follow_symlinks*.
+    """
+    flags = FILE_FLAGS
+    if not follow_symlinks:
+        flags |= NO_FOLLOW
+    # The first look is before opening, since opening a device may set it going (tapes rewind).
+    # The second one is after it, since the name may have been given to something else meanwhile.
+    ensure_regular(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks), path)
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
+    try:
+        status = os.fstat(descriptor)
+        ensure_regular(status, path)
+    except BaseException:
+        close_descriptor(descriptor)
+        raise
+    return descriptor, status
+
+
+def ensure_regular(status: os.stat_result, path: str) -> None:
+    """Raise OSError unless *status* is that of a regular file; with ELOOP for a symlink."""
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "a symlink", path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def has_hidden_attribute(status: os.stat_result) -> bool:
+    """Return whether the file has the attribute by which Windows and macOS hide files."""
+    windows_attributes = getattr(status, "st_file_attributes", 0)
+    macos_flags = getattr(status, "st_flags", 0)
+    if windows_attributes & stat.FILE_ATTRIBUTE_HIDDEN:
+        return True
+    return bool(macos_flags & stat.UF_HIDDEN)
+
+
+class PinnedFile:
+    """An open file that may be sent only as long as it stays as it was."""
+
+    def __init__(
+        self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
+    ) -> None:
+        """Take over *descriptor*, which close() closes."""
+        # -1 once it is closed: nothing can be read by a number that another file may have by then.
+        self._descriptor = descriptor
+        # What error messages call the file.
+        self._label = label
+        # Its size and time when it was pinned.
+        self._size = size
+        self._mtime_ns = mtime_ns
+        # Whether bytes may be appended: those that were there before are still the same.
+        self._may_grow = may_grow
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close the file, unless it is closed."""
+        if self._descriptor >= 0:
+            close_descriptor(self._descriptor)
+            self._descriptor = -1
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes from *start* to *stop*. Raise FileChanged.
+
+        The bytes at the end are read only after the caller has sent the long span before them, so
+        the receiver gets the last byte only if the file had not changed until then.
+        """
+        if stop - start > COPY_LIMIT:
+            yield FileSpan(self, start, stop - COPIED_END)
+            start = stop - COPIED_END
+        yield self.read_all(start, stop)
+
+    def read_all(self, start: int, stop: int) -> bytes:
+        """Return the bytes from *start* to *stop*. Raise FileChanged."""
+        pieces = []
+        while start < stop:
+            piece = self.read(start, stop - start)
+            pieces.append(piece)
+            start += len(piece)
+        return b"".join(pieces)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return at least one and at most *length* bytes from *start*. Raise FileChanged."""
+        try:
+            data = pread(self._descriptor, length, start)
+        except OSError as error:
+            raise FileChanged(f"{self._label}: {error.strerror}") from None
+        # Checked after reading: the file may have changed in between.
+        self.ensure_unchanged()
+        if not data:
+            raise FileChanged(f"{self._label} ends too early")
+        return data
+
+    def ensure_unchanged(self) -> None:
+        """Raise FileChanged unless the file is what it was when it was pinned."""
+        if self._is_unchanged():
+            return
+        if self._may_grow:
+            # ext4 shows the new time of a growing file about 0.1 ms before the new size.
+            for pause in GROWTH_PAUSES:
+                time.sleep(pause)
+                if self._is_unchanged():
+                    return
+        raise FileChanged(f"{self._label} was changed")
+
+    def _is_unchanged(self) -> bool:
+        """Return whether the file is what it was, or has only grown where that is allowed.
+
+        Raise FileChanged if it became shorter, or if its disk does not answer.
+        """
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError as error:
+            raise FileChanged(f"{self._label}: {error.strerror}") from None
+        if status.st_size < self._size:
+            raise FileChanged(f"{self._label} became shorter")
+        if status.st_size > self._size:
+            return self._may_grow
+        return status.st_mtime_ns == self._mtime_ns
+
+
+class Folder:
+    """An open folder, reached from its root without following a symlink.
+
+    Where the system has dir_fd, every step starts from an open folder, so that swapping a folder
+    for a symlink meanwhile gains nothing. On Windows, paths are checked before they are used.
+    Use it in a with statement, or close it.
+    """
+
+    def __init__(self, root: str, path: str = "") -> None:
+        """Open the folder *path*, of names separated by slashes, below *root*. Raise OSError."""
+        # The open folder, where the system has dir_fd.
+        self._descriptor: Optional[int] = None
+        # The path that stands before every name: empty where the system has dir_fd.
+        self._path = ""
+        # What error messages call the folder.
+        self._label = os.path.join(root, path)
+        if HAS_DIR_FD:
+            self._descriptor = os.open(root, FOLDER_FLAGS)
+        else:
+            self._path = os.path.realpath(root)
+        try:
+            for name in path.split("/"):
+                if name:
+                    self.enter(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the folder, unless it is closed."""
+        if self._descriptor is not None:
+            close_descriptor(self._descriptor)
+            self._descriptor = None
+
+    def enter(self, name: str) -> None:
+        """Go down into the folder *name*. Raise OSError if it is a symlink, or no folder."""
+        if self._descriptor is not None:
+            inner = os.open(name, FOLDER_FLAGS | NO_FOLLOW, dir_fd=self._descriptor)
+            close_descriptor(self._descriptor)
+            self._descriptor = inner
+            return
+        path = os.path.join(self._path, name)
+        if os.path.realpath(path) != path:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        self._path = path
 
     def stat(self, name: str) -> os.stat_result:
-        return os.stat(self._prefix + name, dir_fd=self.descriptor, follow_symlinks=False)
+        """Return the status of *name*, be it a symlink. Raise OSError."""
+        path = os.path.join(self._path, name)
+        return os.stat(path, dir_fd=self._descriptor, follow_symlinks=False)
 
-    def open(self, name: str) -> int:
-        """Return a descriptor of *name*, which was a regular file before.  Raise OSError."""
-        return os.open(self._prefix + name, FILE_FLAGS | NO_FOLLOW, dir_fd=self.descriptor)
+    def open(self, name: str) -> Tuple[int, os.stat_result]:
+        """Return a descriptor of the regular file *name*, and its status. Raise OSError."""
+        path = os.path.join(self._path, name)
+        return open_regular_file(path, self._descriptor, follow_symlinks=False)
 
-    def entries(self, logs: Logs) -> list[Entry]:
-        """Return what is in it, the last first, by the bytes of the names.  Raise OSError."""
-        names = sorted(self.names(), key=os.fsencode, reverse=True)
-        return [self._entry(name, logs) for name in names]
-
-    def names(self) -> list[str]:
-        return os.listdir(self._prefix if self.descriptor is None else self.descriptor)
-
-    def _entry(self, name: str, logs: Logs) -> Entry:
-        path = f"{self._path}/{name}" if self._path else name
-        if name.startswith("."):
-            return Entry(path, "hidden")
-        place, folder = self._prefix + name, self.descriptor
+    def can_read(self, name: str) -> bool:
+        """Return whether this program may read the regular file *name*."""
+        if HAS_PERMISSION_BITS:
+            path = os.path.join(self._path, name)
+            return os.access(path, os.R_OK, dir_fd=self._descriptor)
         try:
-            status = self.stat(name)
-            kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
-            target = os.readlink(place, dir_fd=folder) if kind == "symlink" else ""
-            if file_id(status) in logs:
-                kind = "log"
-            elif kind == "file" and not os.access(place, os.R_OK, dir_fd=folder):
-                kind = "unreadable"
+            descriptor, _ = self.open(name)
         except OSError:
-            return Entry(path, "unreadable")
-        size = status.st_size if kind == "file" else 0
-        return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
+            return False
+        close_descriptor(descriptor)
+        return True
+
+    def read_link(self, name: str) -> str:
+        """Return where the symlink *name* leads. Raise OSError."""
+        return os.readlink(os.path.join(self._path, name), dir_fd=self._descriptor)
+
+    def names(self) -> List[str]:
+        """Return the names in this folder. Raise OSError if it may not be read."""
+        if self._descriptor is None:
+            return os.listdir(self._path)
+        # A folder opened with O_PATH cannot be listed.
+        try:
+            readable = os.open(os.curdir, READABLE_FOLDER_FLAGS, dir_fd=self._descriptor)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._label) from None
+        try:
+            return os.listdir(readable)
+        finally:
+            close_descriptor(readable)
+
+    def ensure_visible(self, name: str) -> None:
+        """Raise OSError if *name* is hidden, or another spelling of a name that is listed.
+
+        File systems know some files by names that are not listed: FAT and NTFS have .env as
+        ENV~1 too, HFS+ ignores invisible characters, many ignore case. So a hidden file could be
+        had by a name that does not begin with a dot.
+        """
+        if HAS_HIDDEN_ATTRIBUTE and has_hidden_attribute(self.stat(name)):
+            raise FileNotFoundError(errno.ENOENT, "hidden", name)
+        if self._may_have_other_spellings(name) and name not in self.names():
+            raise FileNotFoundError(errno.ENOENT, "not listed", name)
+
+    def _may_have_other_spellings(self, name: str) -> bool:
+        """Return whether the listing must be asked for *name*, which takes long in a large folder.
+
+        A name of plain characters can differ from the listed one in case alone. That is ruled out
+        if the same name with upper and lower case exchanged does not exist.
+        """
+        if not PLAIN_NAME.fullmatch(name):
+            return True
+        other_case = name.swapcase()
+        if other_case == name:
+            return False
+        try:
+            self.stat(other_case)
+        except FileNotFoundError:
+            return False
+        return True
 
 
-def walk(root: str, is_deep: bool, logs: Logs) -> Iterator[Entry]:
-    """Yield *root*, what is in it and, if *is_deep*, below it, in the order of the names' bytes,
-    each folder before what is in it; follow no symlink.  Raise OSError for *root* alone."""
+def list_folder(root: str, path: str, excluded: Collection[FileId]) -> List[Entry]:
+    """Return the entries of the folder *path* below *root*, in the reverse order of their bytes.
+
+    Raise OSError if the folder may not be read.
+    """
+    entries = []
+    with Folder(root, path) as folder:
+        for name in sorted(folder.names(), key=os.fsencode, reverse=True):
+            entry_path = name
+            if path:
+                entry_path = f"{path}/{name}"
+            entries.append(look_at(folder, name, entry_path, excluded))
+    return entries
+
+
+def look_at(folder: Folder, name: str, path: str, excluded: Collection[FileId]) -> Entry:
+    """Return the entry of *name* in *folder*, which is *path* from the root of the walk."""
+    if name.startswith("."):
+        return Entry(path, "hidden")
+    try:
+        status = folder.stat(name)
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
+        size = 0
+        target = ""
+        if has_hidden_attribute(status):
+            return Entry(path, "hidden")
+        if kind == "file":
+            size = status.st_size
+            # Only regular files are excluded: on Windows (0, 0) is the identity of every pipe.
+            if file_id(status) in excluded:
+                return Entry(path, "excluded")
+            if not folder.can_read(name):
+                return Entry(path, "unreadable")
+        elif kind == "symlink":
+            target = folder.read_link(name)
+    except OSError:
+        return Entry(path, "unreadable")
+    return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
+
+
+def walk(root: str, is_recursive: bool, excluded: Collection[FileId]) -> Iterator[Entry]:
+    """Yield *root*, its contents and, if *is_recursive*, those of its sub-folders.
+
+    Names are in the order of their bytes, each folder before its contents. No symlink is followed.
+    Raise OSError if *root* cannot be read; a sub-folder that cannot be read is "unreadable".
+    """
     status = os.stat(root)
     yield Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)
-    left = Folder(root).entries(logs)
-    while left:
-        entry = left.pop()
-        if entry.kind == "folder" and is_deep:
+    # Entries that are still to be yielded, the next one last.
+    waiting = list_folder(root, "", excluded)
+    while waiting:
+        entry = waiting.pop()
+        if is_recursive and entry.kind == "folder":
             try:
-                left += Folder(root, entry.path, READABLE_FOLDER).entries(logs)
+                waiting += list_folder(root, entry.path, excluded)
             except OSError:
                 entry = Entry(entry.path, "unreadable")
         yield entry
 
 
-class File(Handle):
-    """An open file that is sent only as long as it is what it was when it was offered."""
+# --- Offers -----------------------------------------------------------------------------
+# An offer is what one link stands for: a file, or a folder as a tar archive. A Share turns the
+# path of a request into an offer, and is the only way to one. Promises: nothing is opened that the
+# person at the terminal did not offer, and any span of an offer is of the one state that the entity
+# tag of its version names. The caller of Share.open closes the offer.
 
-    descriptor: int
-    may_grow = False
-
-    def __init__(self, descriptor: int, label: str, size: int, mtime_ns: int) -> None:
-        """Take *descriptor* over, of a file that the log calls *label*, and that is to keep its
-        *size*, in bytes, and *mtime_ns*, its time of change."""
-        self.descriptor, self._label = descriptor, label
-        self._size, self._mtime_ns = size, mtime_ns
-
-    def read(self, start: int, length: int) -> bytes:
-        """Return at most *length* bytes from *start*.  Raise OSError and ContentChanged."""
-        try:
-            data = pread(self.descriptor, length, start)
-        except OSError as error:
-            # It may be no file any more; and a disk behind a network may fail as a network does.
-            self.check()
-            raise ContentChanged(f"{self._label}: {error.strerror}") from None
-        self.check()
-        if not data:
-            raise ContentChanged(f"{self._label} ends too early")
-        return data
-
-    def check(self) -> None:
-        """Raise ContentChanged where it is not what it is to be."""
-        # ext4 shows the new time of a file that grows some 0.1 ms before the new size.
-        for pause in (0.002, 0.01, 0.05, 0) if self.may_grow else (0,):
-            status = os.fstat(self.descriptor)
-            growth = status.st_size - self._size
-            is_same = not growth and status.st_mtime_ns == self._mtime_ns
-            if (is_same and stat.S_ISREG(status.st_mode)) or (self.may_grow and growth > 0):
-                return
-            if growth < 0:
-                raise ContentChanged(f"{self._label} became shorter")
-            time.sleep(pause)
-        raise ContentChanged(f"{self._label} was changed")
+NOT_OFFERABLE = "neither a regular file of a known size nor a folder"
 
 
-class OfferedFile(File):
-    """A file as a representation: as it is when it is opened, though it may grow."""
+class Version(NamedTuple):
+    """One state of an offer."""
 
-    may_grow = True
+    # The entity tag, with its quotes.
+    etag: str
+    size: int
+    # None for an archive, which cannot grow.
+    file_id: Optional[FileId] = None
+    mtime_ns: int = 0
+    # Of the last bytes, see OfferedFile.digest_before; 0 where it is unknown.
+    end_digest: int = 0
 
-    def __init__(self, name: str, path: str, folder: Folder | None = None) -> None:
-        """Open *path*, or what is called so in *folder*.  Raise OSError for no regular file."""
-        # Looked at before, since to open some devices is to set them going, and after.
-        status = folder.stat(path) if folder else os.stat(path)
-        if stat.S_ISREG(status.st_mode):
-            self.descriptor = folder.open(path) if folder else os.open(path, FILE_FLAGS)
-            status = os.fstat(self.descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
-        super().__init__(self.descriptor, "the file", status.st_size, status.st_mtime_ns)
-        # Strong: another file, another size or another time in ns makes another tag.
+
+class OfferedFile:
+    """A file as it was when it was opened: for one request, or for one look."""
+
+    def __init__(self, name: str, descriptor: int, status: os.stat_result) -> None:
+        """Take over *descriptor*, of a regular file that has this *status*."""
+        # What the link calls the file: its path below the folder that is offered.
+        self.name = name
+        # What is sent.
+        self._file = PinnedFile(
+            descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True
+        )
+        # Unix seconds, never later than the Date of an answer (RFC 9110, section 8.8.2.1).
+        self.modified: Optional[int] = min(status.st_mtime_ns // 10**9, int(time.time()))
+        # The tag is strong: another file, another size or another nanosecond makes another tag.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
-        self.name, self.version = name, Version(etag, status.st_size, file_id(status))
-        # Never later than the Date of an answer (RFC 9110, section 8.8.2.1).
-        self.modified: int | None = min(status.st_mtime_ns // 10**9, int(time.time()))
+        # The state of the file.
+        self.version = Version(
+            etag,
+            status.st_size,
+            file_id(status),
+            status.st_mtime_ns,
+            self.digest_before(status.st_size),
+        )
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the bytes from *start* to *stop*."""
-        yield self, start, stop
+        """Yield the bytes from *start* to *stop*. Raise FileChanged."""
+        return self._file.parts(start, stop)
 
-    def tail(self, stop: int) -> int:
-        """Return what tells the bytes before *stop* from others: a new file may have the number of
-        one that is gone, and one that was rewritten keeps its own."""
-        # Each call hands the interpreter over, which to a small file is a tenth of its time.
-        if stop > CHUNK:
-            with contextlib.suppress(OSError):
-                return hash(pread(self.descriptor, TAIL, stop - TAIL))
-        return 0
+    def digest_before(self, stop: int) -> int:
+        """Return a number that stands for the 4 KiB before *stop*; 0 if it is not worth reading.
 
+        It tells whether a file that is larger now has only grown: another file can have the same
+        inode, and a file that was rewritten keeps its own.
+        """
+        # Reading takes a tenth of the time in which a small file is sent.
+        if stop <= COPY_LIMIT:
+            return 0
+        try:
+            return hash(pread(self._file.fileno(), COPIED_END, stop - COPIED_END))
+        except OSError:
+            return 0
 
-def as_utf8(name: str) -> str:
-    """Return *name* as it reads where its bytes on the disk are UTF-8, whatever the locale."""
-    with contextlib.suppress(UnicodeError):
-        return os.fsencode(name).decode()
-    return name
-
-
-def file_id(status: os.stat_result) -> FileId:
-    return status.st_dev, status.st_ino
+    def close(self) -> None:
+        self._file.close()
 
 
-class Archive:
-    """A folder as a tar that exists nowhere, and of which any span can be had: where each entry
-    lies follows from names and sizes alone (POSIX.1-2017, pax, "ustar Interchange Format").  The
-    layout is made once; files are read when they are sent."""
+# Tar headers: POSIX.1-2017, pax, "ustar Interchange Format", and what GNU tar adds to it.
+# These are the bytes that tarfile writes, but the same on every version of Python, and made in a
+# fifth of the time.
 
-    modified: int | None = None
+BLOCK = 512  # bytes
+NAME_LENGTH = 100  # bytes of a name, or of a symlink's target, that a header block can hold
+OCTAL_LIMIT = 8**11  # sizes and times from here on do not fit into their fields as octal digits
+GNU_MAGIC = b"ustar  \0"
+PAX_MAGIC = b"ustar\x0000"
+TAR_TYPES = {"file": b"0", "symlink": b"2", "folder": b"5"}
 
-    def __init__(self, path: str, folder: str, logs: Logs, progress: Progress) -> None:
-        """Lay out the folder *path*, called *folder*.  Raise OSError where it cannot be read."""
-        self.name, self.folder, self._path = f"{folder}.tar", folder, path
-        self._entries: list[Entry] = []
-        # Where the header of each entry begins, and at last where the archive ends.
-        self._offsets = array("Q", [0])
-        left_out: dict[str, list[str]] = {"hidden": [], "unreadable": [], "special": [], "log": []}
-        # Python 3.8 writes other headers than 3.9.
-        layout = hashlib.sha256(repr((folder, sys.version_info[:2])).encode())
-        for entry in walk(path, True, logs):
-            if entry.kind in left_out:
-                left_out[entry.kind].append(entry.path)
-                continue
-            header = self._header(entry)
-            layout.update(header + b"%d" % entry.mtime_ns)
-            end = self._offsets[-1] + len(header) + entry.size
-            self._offsets.append(-(-end // BLOCK) * BLOCK)
-            self._entries.append(entry)
-            progress(f"reading {folder}: {len(self._entries):,} entries")
-        # After the last one come two blocks of zeros.
-        self._offsets[-1] += 2 * BLOCK
-        self.version = Version(f'"{layout.hexdigest()[:32]}"', self._offsets[-1])
-        self.files = sum(entry.kind == "file" for entry in self._entries)
-        self.content = sum(entry.size for entry in self._entries)
-        told = {kind: f"{len(paths):,} {kind}" for kind, paths in left_out.items() if paths}
-        if "unreadable" in told:
-            told["unreadable"] += f" ({some(left_out['unreadable'], 3)})"
-        self.left_out = ", ".join(told.values())
 
-    def tail(self, _stop: int) -> int:
-        """Return what is the same of any: one that grew is another."""
-        return 0
+class TarMember(NamedTuple):
+    """The facts that are in the header of one member of an archive."""
 
-    def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the bytes from *start* to *stop*.  Raise ContentChanged where a file is lost."""
-        # The folder of the last file stays open for the next.
-        open_folder = functools.lru_cache(maxsize=1)(functools.partial(Folder, self._path))
+    name: str
+    # One of TAR_TYPES.
+    type: bytes
+    mode: int
+    size: int
+    # Unix seconds.
+    mtime: int
+    # Where a symlink leads.
+    target: str = ""
 
-        def open_file(entry: Entry) -> File:
-            above, _, name = entry.path.rpartition("/")
-            label = f"{self.folder}/{entry.path}"
-            try:
-                return File(open_folder(above).open(name), label, entry.size, entry.mtime_ns)
-            except OSError as error:
-                raise ContentChanged(f"{label}: {error.strerror}") from None
 
-        begin, end = bisect_right(self._offsets, start) - 1, bisect_left(self._offsets, stop)
-        padding, offset = b"", start
-        for index in range(begin, end):
-            entry, offset = self._entries[index], self._offsets[index] - len(padding)
-            if entry.kind == "file" and not entry.size:
-                # One that has no bytes is told of only if it is still empty.
-                open_file(entry).check()
-            head = padding + self._header(entry)
-            yield head[max(start - offset, 0) : stop - offset]
-            offset += len(head)
-            first, last = max(start - offset, 0), min(stop - offset, entry.size)
-            if first < last:
-                yield open_file(entry), first, last
-            offset += entry.size
-            padding = bytes(self._offsets[index + 1] - offset)
-        yield padding[max(start - offset, 0) : max(stop - offset, 0)]
+def tar_header(member: TarMember) -> bytes:
+    """Return the blocks before the content of *member*, whose texts must be encodable."""
+    if is_ascii(member.name) and is_ascii(member.target):
+        # busybox reads sizes over 8 GiB and times before 1970 only in GNU's format.
+        return gnu_header(member)
+    return pax_header(member)
 
-    def _header(self, entry: Entry) -> bytes:
-        """Return the blocks before the content of *entry*: what tobuf makes, only faster."""
-        name, kind = as_utf8(f"{self.folder}/{entry.path}"), TAR_TYPES[entry.kind]
-        target = as_utf8(entry.target)
+
+def is_encodable(text: str) -> bool:
+    """Return whether a tar can hold *text*. Windows allows half of a surrogate pair in names."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_ascii(text: str) -> bool:
+    try:
+        text.encode("ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def gnu_header(member: TarMember) -> bytes:
+    """Return a header in GNU's format: a text that is too long has blocks of its own before it."""
+    name = member.name.encode("ascii")
+    target = member.target.encode("ascii")
+    header = b""
+    if len(target) > NAME_LENGTH:
+        header += gnu_long_text(b"K", target)
+    if len(name) > NAME_LENGTH:
+        header += gnu_long_text(b"L", name)
+    return header + tar_block(
+        GNU_MAGIC, member.type, name, member.mode, member.size, member.mtime, target
+    )
+
+
+def gnu_long_text(block_type: bytes, text: bytes) -> bytes:
+    """Return the blocks that hold a name (type L) or a target (type K) of any length."""
+    text += b"\0"
+    return tar_block(GNU_MAGIC, block_type, b"././@LongLink", size=len(text)) + padded(text)
+
+
+def pax_header(member: TarMember) -> bytes:
+    """Return a header in PAX format: facts that a block cannot hold come before it, as records."""
+    name = member.name.encode("utf-8", "surrogateescape")
+    target = member.target.encode("utf-8", "surrogateescape")
+    size = member.size
+    mtime = member.mtime
+    records = b""
+    if not (is_utf8(name) and is_utf8(target)):
+        records += pax_record(b"hdrcharset", b"BINARY")
+    if not is_ascii(member.name) or len(name) > NAME_LENGTH:
+        records += pax_record(b"path", name)
+    if not is_ascii(member.target) or len(target) > NAME_LENGTH:
+        records += pax_record(b"linkpath", target)
+    # A number that has a record is 0 in the block.
+    if size >= OCTAL_LIMIT:
+        records += pax_record(b"size", b"%d" % size)
+        size = 0
+    if mtime < 0 or mtime >= OCTAL_LIMIT:
+        records += pax_record(b"mtime", b"%d" % mtime)
+        mtime = 0
+    header = tar_block(PAX_MAGIC, b"x", b"././@PaxHeader", size=len(records)) + padded(records)
+    short_name = member.name.encode("ascii", "replace")
+    short_target = member.target.encode("ascii", "replace")
+    return header + tar_block(
+        PAX_MAGIC, member.type, short_name, member.mode, size, mtime, short_target
+    )
+
+
+def pax_record(keyword: bytes, value: bytes) -> bytes:
+    """Return one record: its own length in decimal digits, a blank, and "keyword=value"."""
+    text = b" %b=%b\n" % (keyword, value)
+    length = len(text)
+    # The length counts its own digits, so it may need one more digit once it is written down.
+    while length != len(text) + len(str(length)):
+        length = len(text) + len(str(length))
+    return b"%d%b" % (length, text)
+
+
+def is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def tar_block(
+    magic: bytes,
+    member_type: bytes,
+    name: bytes,
+    mode: int = 0,
+    size: int = 0,
+    mtime: int = 0,
+    target: bytes = b"",
+) -> bytes:
+    """Return one header block, without an owner. A name or target that is too long is cut."""
+    before = b"%b%07o\0%07o\0%07o\0%b%b" % (
+        name[:NAME_LENGTH].ljust(NAME_LENGTH, b"\0"),
+        mode,
+        0,  # the user
+        0,  # the group
+        tar_number(size),
+        tar_number(mtime),
+    )
+    behind = member_type + target[:NAME_LENGTH].ljust(NAME_LENGTH, b"\0") + magic
+    # The eight bytes of the checksum itself count as blanks.
+    checksum = sum(before) + 8 * ord(" ") + sum(behind)
+    return (b"%b%06o\0 %b" % (before, checksum, behind)).ljust(BLOCK, b"\0")
+
+
+def tar_number(number: int) -> bytes:
+    """Return a field of twelve bytes: octal or, if that is too long, in GNU's binary form."""
+    if 0 <= number < OCTAL_LIMIT:
+        return b"%011o\0" % number
+    sign = b"\x80"
+    if number < 0:
+        sign = b"\xff"
+    return sign + number.to_bytes(11, "big", signed=True)
+
+
+def padded(data: bytes) -> bytes:
+    """Return *data* with zeros up to the end of its last block."""
+    return data + bytes(-len(data) % BLOCK)
+
+
+# A folder as a tar archive: its layout, and what is opened of it for one request.
+
+# No set-id bits. Windows makes the bits up, so there is no write permission for others.
+TAR_PERMISSIONS = 0o1777 if HAS_PERMISSION_BITS else 0o755
+
+
+class TarArchive:
+    """A folder as a tar archive that is stored nowhere.
+
+    Where each byte of it lies follows from names and sizes alone. This layout is made once, is
+    shared by all threads, and holds no descriptor; files are read when they are sent.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        folder_name: str,
+        excluded: Collection[FileId],
+        progress: Callable[[str], None],
+    ) -> None:
+        """Lay out the folder *path*. Raise OSError if it cannot be read.
+
+        *progress* is called for each entry, with a text.
+        """
+        # What the link calls the archive.
+        self.name = f"{folder_name}.tar"
+        # What the folder is called when the archive is unpacked.
+        self.folder_name = folder_name
+        # Where the folder is.
+        self.path = path
+        # The members of the archive, in their order: files, folders and symlinks.
+        self.entries: List[Entry] = []
+        # Where the header of each member begins and, behind the last one, where the archive ends.
+        self.offsets = array("Q", [0])
+        # How many of the members are files.
+        self.file_count = 0
+        # Paths of entries that are not in the archive, by the reason.
+        left_out: Dict[str, List[str]] = {}
+        layout_hash = hashlib.sha256()
+        for entry in walk(path, True, excluded):
+            if entry.kind not in TAR_TYPES:
+                left_out.setdefault(entry.kind, []).append(entry.path)
+            elif not is_encodable(entry.path + entry.target):
+                left_out.setdefault("impossible", []).append(entry.path)
+            else:
+                # A header has whole seconds only, but any change of time makes another version.
+                layout_hash.update(self._append(entry) + b"%d" % entry.mtime_ns)
+                progress(f"reading {folder_name}: {len(self.entries):,} entries")
+        # An archive ends with two blocks of zeros.
+        self.offsets[-1] += 2 * BLOCK
+        # What the archive lacks, as the person at the terminal is told.
+        self.left_out = describe_left_out(left_out)
+        # The state of the folder when it was read.
+        self.version = Version(f'"{layout_hash.hexdigest()[:32]}"', self.offsets[-1])
+
+    def _append(self, entry: Entry) -> bytes:
+        """Add *entry* to the layout, and return its header."""
+        header = self.header(entry)
+        end = self.offsets[-1] + len(header) + entry.size
+        self.entries.append(entry)
+        self.offsets.append(end + -end % BLOCK)
+        if entry.kind == "file":
+            self.file_count += 1
+        return header
+
+    def header(self, entry: Entry) -> bytes:
+        """Return the blocks before the content of *entry*."""
+        name = f"{self.folder_name}/{entry.path}"
         if entry.kind == "folder" and entry.path:
             name += "/"
-        # Without set-id bits.
-        mode, mtime = entry.mode & 0o1777, entry.mtime_ns // 10**9
-        if entry.kind != "symlink" and name.isascii() and mtime >= 0:
-            start = name.encode().ljust(100, b"\0")
-            start += b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, 0, 0, entry.size, mtime)
-            # Longer where anything is too large for its field.
-            if len(start) == 148:
-                return b"%b%06o\0 %b%b" % (start, sum(start, PLAIN_SUM + kind[0]), kind, PLAIN_END)
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname, info.mode = kind, target, mode
-        info.size, info.mtime = entry.size, mtime
-        # GNU's numbers over 8 GiB busybox reads as well; PAX has names in any script.
-        if name.isascii() and target.isascii():
-            return info.tobuf(tarfile.GNU_FORMAT)
-        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        member = TarMember(
+            as_utf8(name),
+            TAR_TYPES[entry.kind],
+            entry.mode & TAR_PERMISSIONS,
+            entry.size,
+            entry.mtime_ns // 10**9,
+            as_utf8(entry.target),
+        )
+        return tar_header(member)
+
+    def open(self) -> "OpenedArchive":
+        """Return the archive for one request. The caller closes it."""
+        return OpenedArchive(self)
 
 
-@contextlib.contextmanager
-def none_but_lacking() -> Iterator[None]:
-    """Pass over what cannot be opened, but not over what the system lacks."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        # ValueError: a NUL, or on Windows bytes that are no name.
-        if getattr(error, "errno", None) in LACKING:
-            raise
+def describe_left_out(paths_by_kind: Mapping[str, Sequence[str]]) -> str:
+    """Return what an archive lacks: "2 hidden, 1 unreadable (a.key)"."""
+    descriptions = {
+        "hidden": "hidden",
+        "unreadable": "unreadable",
+        "special": "special",
+        "excluded": "written to by this program",
+        "impossible": "with a name that no tar can hold",
+    }
+    found = []
+    for kind, description in descriptions.items():
+        paths = paths_by_kind.get(kind, ())
+        if not paths:
+            continue
+        text = f"{len(paths):,} {description}"
+        if kind == "unreadable":
+            text += f" ({join_limited(paths, 3)})"
+        found.append(text)
+    return ", ".join(found)
+
+
+class OpenedArchive:
+    """A TarArchive for one request, with the files of it that are open."""
+
+    def __init__(self, archive: TarArchive) -> None:
+        # The layout.
+        self._archive = archive
+        # What the link calls the archive.
+        self.name = archive.name
+        # The state of the folder when the layout was made.
+        self.version = archive.version
+        # A folder has no time that would tell whether anything in it has changed.
+        self.modified: Optional[int] = None
+        # The folder of the file that was opened last: the next file is often beside it.
+        self._folder: Optional[Folder] = None
+        # Its path.
+        self._folder_path = ""
+        # The last file that was too large to be copied. It stays open, since the send queue
+        # refers to its pages, and it is checked once more when they have arrived.
+        self._large_file: Optional[PinnedFile] = None
+
+    def close(self) -> None:
+        """Close all that is open."""
+        if self._folder is not None:
+            self._folder.close()
+        if self._large_file is not None:
+            self._large_file.close()
+
+    def digest_before(self, stop: int) -> int:
+        """Return 0 for any *stop*: an archive cannot grow."""
+        return 0
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes from *start* to *stop*: of each member the header, the content, and the
+        padding of its last block.
+
+        Raise FileChanged before the first byte of a file that is not what the layout says.
+        """
+        entries = self._archive.entries
+        offsets = self._archive.offsets
+        first = bisect.bisect_right(offsets, start) - 1
+        end = bisect.bisect_left(offsets, stop)
+        for index in range(first, end):
+            entry = entries[index]
+            header_offset = offsets[index]
+            header = self._archive.header(entry)
+            content_offset = header_offset + len(header)
+            padding_offset = content_offset + entry.size
+            padding = bytes(offsets[index + 1] - padding_offset)
+
+            if entry.kind == "file" and entry.size == 0:
+                # Other files are checked when their content is read.
+                self._ensure_still_empty(entry)
+            yield cut(header, start - header_offset, stop - header_offset)
+            content_start = max(start - content_offset, 0)
+            content_stop = min(stop - content_offset, entry.size)
+            if content_start < content_stop:
+                yield from self._content(entry, content_start, content_stop)
+            yield cut(padding, start - padding_offset, stop - padding_offset)
+
+    def _content(self, entry: Entry, start: int, stop: int) -> Iterator[Part]:
+        """Yield the bytes of a file from *start* to *stop*. Raise FileChanged."""
+        file = self._open_file(entry)
+        if stop - start > COPY_LIMIT:
+            if self._large_file is not None:
+                self._large_file.close()
+            self._large_file = file
+            yield from file.parts(start, stop)
+            return
+        try:
+            data = file.read_all(start, stop)
+        finally:
+            file.close()
+        yield data
+
+    def _ensure_still_empty(self, entry: Entry) -> None:
+        """Raise FileChanged unless the file is there, and empty."""
+        file = self._open_file(entry)
+        try:
+            file.ensure_unchanged()
+        finally:
+            file.close()
+
+    def _open_file(self, entry: Entry) -> PinnedFile:
+        """Return the file, which the caller closes. Raise FileChanged if it cannot be opened."""
+        folder_path, _, name = entry.path.rpartition("/")
+        label = f"{self._archive.folder_name}/{entry.path}"
+        try:
+            descriptor, _status = self._open_folder(folder_path).open(name)
+        except OSError as error:
+            raise FileChanged(f"{label}: {error.strerror}") from None
+        return PinnedFile(descriptor, label, entry.size, entry.mtime_ns)
+
+    def _open_folder(self, path: str) -> Folder:
+        """Return the folder *path* of the archive, which stays open. Raise OSError."""
+        if self._folder is not None and self._folder_path == path:
+            return self._folder
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+        self._folder = Folder(self._archive.path, path)
+        self._folder_path = path
+        return self._folder
+
+
+def cut(data: bytes, start: int, stop: int) -> bytes:
+    """Return the bytes of *data* from *start* to *stop*, either of which may lie outside of it."""
+    return data[max(start, 0) : max(stop, 0)]
+
+
+# The share: from paths to offers.
+
+Offer = Union[OfferedFile, OpenedArchive]
+# Windows has no names with these characters, ignores dots and blanks at the end of a name, and
+# takes these names, with any extension, for devices.
+RESERVED_ON_WINDOWS = (
+    r'.*[\\:<>"|?*\x00-\x1f].*'
+    r"|.*[. ]"
+    r"|(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
+)
+
+
+class Listed(NamedTuple):
+    """One offer, as it is announced."""
+
+    name: str
+    size: int
+    # None for a file.
+    archive: Optional[TarArchive]
 
 
 class Share:
-    """What may be fetched, under which names: what is *named*, or else the files of *folder* and,
-    if *is_deep*, of its sub-folders, but not *logs*."""
+    """All that may be fetched, by the paths of the links."""
 
     def __init__(
-        self, folder: str, named: Named, secret: str = "", is_deep: bool = False, logs: Logs = ()
+        self,
+        folder: Optional[str],
+        named: Mapping[str, Union[str, TarArchive]],
+        prefix: str = "",
+        is_recursive: bool = False,
+        excluded: Collection[FileId] = (),
     ) -> None:
-        self.named, self._secret, self.is_deep, self.logs = named, secret, is_deep, logs
-        self.folder = os.path.abspath(folder) if folder else ""
+        """Offer the files of *folder* or, if it is None, only *named* ones."""
+        # Whose files are offered; None where offers are named.
+        self._folder: Optional[str] = None
+        if folder is not None:
+            self._folder = os.path.abspath(folder)
+        # Files, by their paths, and archives, by the names of their links.
+        self._named = named
+        # The path component before every name; "" for none.
+        self._prefix = prefix
+        # Whether the files of sub-folders are offered too.
+        self._is_recursive = is_recursive
+        # Files that this program writes to, and its own.
+        self._excluded = excluded
 
-    def link(self, name: str) -> str:
-        """Return the path of the link to *name*, percent-encoded, the secret before it."""
-        return urllib.parse.quote(os.fsencode(f"{self._secret and '/'}{self._secret}/{name}"))
+    def link_path(self, name: str) -> str:
+        """Return the percent-encoded path of the link to *name*."""
+        path = f"/{name}"
+        if self._prefix:
+            path = f"/{self._prefix}{path}"
+        return urllib.parse.quote(os.fsencode(path))
 
-    def offers(self) -> Iterator[Representation]:
-        """Yield what is offered, in order.  Raise OSError where the folder cannot be read."""
-        entries = walk(self.folder, self.is_deep, self.logs) if self.folder else ()
-        found = (entry.path for entry in entries if entry.kind in ("file", "symlink"))
-        for path in chain(self.named, found):
-            # Another program may have a lease on it just now.
-            with contextlib.suppress(BlockingIOError), none_but_lacking():
-                representation = self._open(path.split("/"))
-                # What has gone since, or leads out of the folder, cannot be opened.
-                if representation:
-                    yield representation
+    def open(self, path: str) -> Optional[Offer]:
+        """Return the offer that *path*, the percent-encoded path of a request, names; None if
+        there is none. The caller closes it.
 
-    def open(self, path: str) -> Representation | None:
-        """Open what *path*, the percent-encoded path of a request, names; None if nothing is.
-        Raise OSError only where the system has no descriptor or memory left."""
-        raw = path.encode("utf-8", "surrogateescape").split(b"/")[1:]
-        components = [urllib.parse.unquote_to_bytes(component) for component in raw]
-        if self._secret and not compare_digest(components.pop(0), self._secret.encode()):
-            return None
-        with none_but_lacking():
-            names = list(map(os.fsdecode, components))
-            representation = self._open(names)
-            if representation and self._are_listed(names):
-                return representation
+        Raise OSError only if the system is out of resources: a 404 would be a lie.
+        """
+        raw_path = path.encode("utf-8", "surrogateescape")
+        raw_components = raw_path.split(b"/")[1:]
+        components = [urllib.parse.unquote_to_bytes(component) for component in raw_components]
+        if self._prefix:
+            prefix = components.pop(0)
+            if not hmac.compare_digest(prefix, os.fsencode(self._prefix)):
+                return None
+        try:
+            return self._open([os.fsdecode(component) for component in components])
+        except OSError as error:
+            if error.errno in RESOURCE_ERRNOS:
+                raise
+        except ValueError:
+            # Bytes that cannot be a name: a NUL anywhere, on Windows also what is not UTF-8.
+            pass
         return None
 
-    def _are_listed(self, components: list[str]) -> bool:
-        """Tell whether none of them, which may be offered, is another name of what may not: FAT and
-        NTFS know all by a short one too, .env as ENV~1.  Raise OSError."""
-        has_short = self.folder and any("~" in component for component in components)
-        for place, component in enumerate(components if has_short else ()):
-            parent = Folder(self.folder, "/".join(components[:place]), READABLE_FOLDER)
-            if component not in parent.names():
-                return False
-        return True
+    def listed(self) -> Iterator[Listed]:
+        """Yield all that is offered, in order.
 
-    def _open(self, components: list[str]) -> Representation | None:
-        path = "/".join(components)
-        if not self.folder:
-            named = self.named.get(path, "")
-            return named if isinstance(named, Archive) else OfferedFile(path, named)
-        above, _, name = path.rpartition("/")
-        if (above and not self.is_deep) or not all(map(may_be_offered, components)):
-            return None
-        folder = Folder(self.folder, above)
+        Raise OSError if the folder cannot be read, or if the system is out of resources.
+        """
+        for name, source in self._named.items():
+            if isinstance(source, TarArchive):
+                yield Listed(name, source.version.size, source)
+            else:
+                size = self._size_of([name])
+                if size is not None:
+                    yield Listed(name, size, None)
+        for entry in self._entries():
+            if entry.kind in ("file", "symlink"):
+                size = self._size_of(entry.path.split("/"))
+                if size is not None:
+                    yield Listed(entry.path, size, None)
+
+    def left_out(self) -> Dict[str, List[str]]:
+        """Return the paths of all that can be seen in the folder and is not offered, by the kind:
+        "folder", "unreadable", "symlink", "special" or "excluded". Raise OSError.
+        """
+        found: Dict[str, List[str]] = {}
+        for entry in self._entries():
+            kind = entry.kind
+            is_offered = False
+            if kind in ("file", "symlink"):
+                is_offered = self._size_of(entry.path.split("/")) is not None
+            elif kind == "folder":
+                is_offered = self._is_recursive
+            if kind != "hidden" and not is_offered:
+                found.setdefault(kind, []).append(entry.path)
+        return found
+
+    def _entries(self) -> Iterator[Entry]:
+        """Yield what is in the folder, and below it if that is offered too. Raise OSError."""
+        if self._folder is not None:
+            for entry in walk(self._folder, self._is_recursive, self._excluded):
+                if entry.path:
+                    yield entry
+
+    def _size_of(self, components: Sequence[str]) -> Optional[int]:
+        """Return the size of a file; None if it is not offered, or cannot be opened just now.
+
+        Raise OSError only if the system is out of resources.
+        """
         try:
-            file = OfferedFile(path, name, folder)
+            descriptor, status = self._open_file(components)
+        except BlockingIOError:
+            # Another program has a lease on the file.
+            return None
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ELOOP):
+            if error.errno in RESOURCE_ERRNOS:
                 raise
-            # It may be a symlink: neither out of the folder, nor to a hidden name in it.  The
-            # system follows some 40 of them in a row; realpath any number, deeper and deeper.
-            os.stat(os.path.join(self.folder, path))
-            target = os.path.realpath(os.path.join(self.folder, path))
-            *between, name = os.path.relpath(target, os.path.realpath(self.folder)).split(os.sep)
-            if not all(map(may_be_offered, (*between, name))):
-                return None
-            file = OfferedFile(path, name, Folder(self.folder, "/".join(between)))
-        return None if file.version.file_id in self.logs else file
+            return None
+        close_descriptor(descriptor)
+        return status.st_size
+
+    def _open(self, components: Sequence[str]) -> Offer:
+        """Return the offer of this path. Raise OSError, or ValueError, if there is none."""
+        name = "/".join(components)
+        source = self._named.get(name)
+        if isinstance(source, TarArchive):
+            return source.open()
+        descriptor, status = self._open_file(components)
+        return OfferedFile(name, descriptor, status)
+
+    def _open_file(self, components: Sequence[str]) -> Tuple[int, os.stat_result]:
+        """Return a descriptor of the file of this path, and its status.
+
+        Raise OSError if it is not offered.
+        """
+        if self._folder is None:
+            path = self._named.get("/".join(components))
+            if not isinstance(path, str):
+                raise not_offered()
+            return open_regular_file(path)
+        if len(components) > 1 and not self._is_recursive:
+            raise not_offered()
+        try:
+            descriptor, status = self._open_in_folder(self._folder, components)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            target = self._resolve(self._folder, components)
+            descriptor, status = self._open_in_folder(self._folder, target)
+        if file_id(status) in self._excluded:
+            close_descriptor(descriptor)
+            raise not_offered()
+        return descriptor, status
+
+    @staticmethod
+    def _open_in_folder(root: str, components: Sequence[str]) -> Tuple[int, os.stat_result]:
+        """Return a descriptor of a visible file below *root*, and its status; follow no symlink.
+
+        Raise OSError; with ELOOP if the file, or a folder on the way, is a symlink.
+        """
+        if not all(may_be_offered(component) for component in components):
+            raise not_offered()
+        *folders, name = components
+        with Folder(root) as folder:
+            for component in folders:
+                folder.ensure_visible(component)
+                folder.enter(component)
+            opened = folder.open(name)
+            try:
+                folder.ensure_visible(name)
+            except BaseException:
+                close_descriptor(opened[0])
+                raise
+            return opened
+
+    @staticmethod
+    def _resolve(root: str, components: Sequence[str]) -> List[str]:
+        """Return where a symlink leads: the path below *root*, free of symlinks.
+
+        The first component is ".." if that is outside of *root*. Raise OSError if it is nowhere,
+        and ValueError if it is on another drive.
+        """
+        path = os.path.join(root, *components)
+        # A loop, or more than some 40 symlinks in a row, is an error here; realpath, which follows
+        # any number of them, would take long.
+        os.stat(path)
+        relative = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+        return relative.split(os.sep)
+
+
+def not_offered() -> OSError:
+    return FileNotFoundError(errno.ENOENT, "not offered")
 
 
 def may_be_offered(component: str) -> bool:
-    """Tell whether a name of one component may be offered: none that is hidden, or that Windows
-    would read as anything but a file's (Microsoft: "Naming Files, Paths, and Namespaces")."""
+    """Return whether a name may be offered: it is not hidden, and Windows takes it for a file's.
+
+    See Microsoft: "Naming Files, Paths, and Namespaces".
+    """
+    if component == "" or component.startswith("."):
+        return False
+    if "/" in component or "\0" in component:
+        return False
     if os.sep == "\\":
-        devices = r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
-        odd = r'.*[\\:<>"|?*\x00-\x1f].*|.*[. ]'
-        if re.fullmatch(f"{odd}|{devices}", component, re.IGNORECASE | re.DOTALL):
-            return False
-    return component[:1] not in ("", ".") and "/" not in component and "\0" not in component
+        return not re.fullmatch(RESERVED_ON_WINDOWS, component, re.IGNORECASE | re.DOTALL)
+    return True
 
 
-def offers_by_name(paths: Iterable[str], logs: Logs, progress: Progress) -> Named:
-    """Return the files of *paths*, without *logs*, and archives of the folders, by the names of
-    their links.  Raise OSError for all that cannot be had, ValueError for two of one name."""
-    found: dict[str, str] = {}
-    failures: dict[str, list[str]] = {}
+# Offers that are named on the command line.
+
+
+def named_offers(
+    paths: Iterable[str], excluded: Collection[FileId], progress: Callable[[str], None]
+) -> Dict[str, Union[str, TarArchive]]:
+    """Return the paths of files, and archives of folders, by the names of their links.
+
+    Files that are *excluded* are passed over. Raise OSError with all paths that cannot be offered,
+    and ValueError if two would have one name.
+    """
+    paths_by_name: Dict[str, str] = {}
+    paths_by_failure: Dict[str, List[str]] = {}
     for path in paths:
-        is_relative = os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir)
-        name = os.path.basename((os.path.realpath if is_relative else os.path.abspath)(path))
-        if not name:
-            raise ValueError(f"{path} has no name that a link could have")
+        name = offer_name(path)
         try:
-            if os.path.isdir(path):
-                os.scandir(path).close()
-                name += ".tar"
-            else:
-                OfferedFile(name, path)
-            if not os.path.samefile(path, found.setdefault(name, path)):
-                raise ValueError(f"two would have one link, {name}: {found[name]} and {path}")
+            ensure_offerable(path)
+            other = paths_by_name.setdefault(name, path)
+            is_another = not os.path.samefile(path, other)
         except OSError as error:
-            failures.setdefault(error.strerror or str(error), []).append(path)
-    if failures:
-        told = "; ".join(f"{', '.join(which)}: {why}" for why, which in failures.items())
-        raise OSError(errno.ENOENT, told)
-    return {
-        name: Archive(path, name[: -len(".tar")], logs, progress) if os.path.isdir(path) else path
-        for name, path in found.items()
-        if file_id(os.stat(path)) not in logs
-    }
+            paths_by_failure.setdefault(error.strerror or str(error), []).append(path)
+            continue
+        if is_another:
+            raise ValueError(
+                f"{other} and {path} would have the same link, {name}: "
+                "rename one, or name only one of them"
+            )
+    if paths_by_failure:
+        failures = [f"{', '.join(paths)}: {why}" for why, paths in paths_by_failure.items()]
+        raise OSError(errno.ENOENT, "; ".join(failures))
+
+    offers: Dict[str, Union[str, TarArchive]] = {}
+    for name, path in paths_by_name.items():
+        if os.path.isdir(path):
+            folder_name = name[: -len(".tar")]
+            offers[name] = TarArchive(path, folder_name, excluded, progress)
+        elif file_id(os.stat(path)) not in excluded:
+            offers[name] = path
+    return offers
 
 
-# --- Ranges, preconditions and heads ------------------------------------------------------
-# Pure functions: from the bytes of a head to what is asked for, and from there to spans and
-# statuses.  What cannot be answered as asked is a Refusal, raised from wherever that is found out.
+def offer_name(path: str) -> str:
+    """Return the name of the link to *path*. Raise ValueError if *path* has no name."""
+    # The last component is the name, but for "." and "..", which may follow a symlink.
+    if os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir):
+        name = os.path.basename(os.path.realpath(path))
+    else:
+        name = os.path.basename(os.path.abspath(path))
+    if not name:
+        raise ValueError(f"{path} has no name that a link could have")
+    if os.path.isdir(path):
+        return f"{name}.tar"
+    return name
 
+
+def ensure_offerable(path: str) -> None:
+    """Raise OSError unless *path* is a folder that can be read, or a regular file that can."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, NOT_OFFERABLE, path)
+    descriptor, status = open_regular_file(path)
+    try:
+        # /proc/cpuinfo has 0 bytes by its size, and yet something to read. So has for a moment a
+        # file that is just growing, but then its size follows.
+        has_more = pread(descriptor, 1, status.st_size) != b""
+        if has_more and os.fstat(descriptor).st_size == status.st_size:
+            raise OSError(errno.EINVAL, NOT_OFFERABLE, path)
+    finally:
+        close_descriptor(descriptor)
+
+
+# --- HTTP syntax ----------------------------------------------------------------------
+# Pure functions that know the syntax of HTTP, and nothing about files and sockets. They turn the
+# bytes of a request head into a Request, the values of fields into ranges, dates and decisions, and
+# the fields of an answer into bytes. They raise HTTPError for a request that cannot be served; the
+# server answers every HTTPError at one place. Requests may be hostile, so the time that a function
+# takes grows only in proportion to the length of its input.
+
+# More ranges than these in one request are answered with the whole file.
 MAX_RANGES = 32
-# RFC 9110, section 5.6.2: token = 1*tchar
-TOKEN = r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)"
-# RFC 9112, section 3: request-line = method SP request-target SP HTTP-version, but curl sends raw
-# UTF-8 in a target; section 2.3: HTTP-version = HTTP-name "/" DIGIT "." DIGIT
-REQUEST_LINE = re.compile(TOKEN + r" ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
-# Section 5: field-line = field-name ":" OWS field-value OWS
-FIELD_LINE = re.compile(TOKEN + r":([\t -~\x80-\xff]*)\r?")
-# RFC 9110, section 7.2: Host = uri-host [ ":" port ]; RFC 3986, section 3.2.2: IP-literal and
-# reg-name; RFC 6874: the zone of a link-local address
-REG_CHAR = r"[\w.~!$&'()*+,;=%-]"
-IP_LITERAL = rf"\[(?:[0-9a-f:.]+(?:%{REG_CHAR}+)?|v[0-9a-f]+\.(?:{REG_CHAR}|:)+)\]"
-AUTHORITY = f"(?:{IP_LITERAL}|{REG_CHAR}+)(?::[0-9]*)?"
-HOST = re.compile(f"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
-# RFC 9112, section 3.2: origin-form = absolute-path [ "?" query ]; absolute-form = absolute-URI
-TARGET = re.compile(
-    rf"(?:https?://{AUTHORITY}|(?=/))((?:/[^?#]*)?)(?:[?#].*)?", re.ASCII | re.IGNORECASE
+# A number of more digits than MAX_DIGITS is taken for BEYOND_ANY_FILE. int() takes quadratic time
+# for long numbers, and refuses those of more than 4,300 digits.
+MAX_DIGITS = 19
+BEYOND_ANY_FILE = 10**19  # bytes
+
+# A single line feed ends a line too (RFC 9112, section 2.2).
+LINE_END = re.compile("\r?\n")
+# RFC 9110, section 5.6.2: the characters of methods and field names.
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# RFC 9112, section 3. The target may hold bytes over 0x7f, because curl sends raw UTF-8.
+REQUEST_LINE = re.compile(
+    rf"(?P<method>{TOKEN}) (?P<target>[!-~\x80-\xff]+) HTTP/(?P<major>[0-9])\.(?P<minor>[0-9])"
 )
-# A compressed file is named by its compression, since it is sent without Content-Encoding.
-COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
-DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+# RFC 9112, section 5: no blank before the colon, no folded lines; in the value no control bytes
+# but the tab.
+FIELD_LINE = re.compile(rf"(?P<name>{TOKEN}):(?P<value>[\t -~\x80-\xff]*)")
+
+# RFC 3986, section 3.2.2: a host is a name, or an address in brackets, which may have a zone
+# (RFC 6874: "[fe80::1%25eth0]").
+HOST_CHARACTER = r"[\w.~!$&'()*+,;=%-]"
+IPV6_ADDRESS = rf"[0-9a-f:.]+(?:%{HOST_CHARACTER}+)?"
+FUTURE_ADDRESS = rf"v[0-9a-f]+\.(?:{HOST_CHARACTER}|:)+"
+AUTHORITY = rf"(?:\[(?:{IPV6_ADDRESS}|{FUTURE_ADDRESS})\]|{HOST_CHARACTER}+)(?::[0-9]*)?"
+# RFC 9112, section 3.2: Host may be empty.
+HOST_FIELD = re.compile(rf"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
+# RFC 9112, section 3.2.2: how the target begins if it is a complete URI, as a proxy sends it.
+SCHEME_AND_AUTHORITY = re.compile(rf"https?://{AUTHORITY}", re.ASCII | re.IGNORECASE)
+# The query or the fragment begins behind the path.
+PATH_END = re.compile("[?#]")
+# The path segment "." and the slash before it. At the end of a path it stays: such a path names a
+# folder, which is not found anyway.
+DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee])(?=/)")
+
+# RFC 9110, section 14.1.1: "0-499", "500-" or "-500".
+BYTE_RANGE = re.compile("(?P<first>[0-9]*)-(?P<last>[0-9]*)")
+# RFC 9110, section 8.8.3. The tag includes its quotes; "W/" before it marks a weak tag.
+ENTITY_TAG = re.compile('(?<![^, \t])(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
+
+# RFC 9110, section 5.6.7: the three formats of dates. email.utils.parsedate also takes dates that
+# are none (30 February, any time zone), and time.strptime depends on the locale.
+DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+LONG_DAY = "(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+MONTH = f"(?P<month>{'|'.join(MONTHS)})"
+# The second 60 is a leap second.
+TIME = "(?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]):(?P<second>[0-5][0-9]|60)"
+DATE_FORMATS = [
+    re.compile(f"{DAY}, (?P<day>[0-9]{{2}}) {MONTH} (?P<year>[0-9]{{4}}) {TIME} GMT"),
+    re.compile(f"{LONG_DAY}, (?P<day>[0-9]{{2}})-{MONTH}-(?P<year>[0-9]{{2}}) {TIME} GMT"),
+    # A day of one digit has a second blank before it.
+    re.compile(f"{DAY} {MONTH} (?P<day>[ 0-9][0-9]) {TIME} (?P<year>[0-9]{{4}})"),
+]
+UNIX_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+# The limits of dates in HTTP and in Python, in Unix time.
+FIRST_SECOND = -62135596800  # of the year 1
+LAST_SECOND = 253402300799  # of the year 9999
+
+# The media types of compressed files. They are sent without Content-Encoding, so that they are
+# saved as they are.
+COMPRESSED_TYPES = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+}
 
 
-class Refusal(Exception):
-    """Why a request is answered with an error; *phrase*: where it is not the usual one."""
+class HTTPError(Exception):
+    """The reason why a request is answered with an error. Raise it from anywhere."""
 
     def __init__(
-        self, status: int, detail: str = "", fields: Mapping[str, str] = {}, phrase: str = ""
+        self,
+        status: int,
+        detail: str = "",
+        fields: Optional[Mapping[str, str]] = None,
+        phrase: str = "",
+        reason: str = "",
     ) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.fields = status, detail, fields
-        self.phrase = phrase or http.HTTPStatus(status).phrase
+        super().__init__(status, detail)
+        # The status code, such as 404.
+        self.status = status
+        # A sentence for the receiver, sent in the body of the answer; or empty.
+        self.detail = detail
+        # Further fields of the answer.
+        self.fields: Dict[str, str] = {}
+        if fields is not None:
+            self.fields.update(fields)
+        # The words behind the status code in the answer.
+        self.phrase = phrase
+        if not phrase:
+            self.phrase = http.HTTPStatus(status).phrase
+        # An explanation for the sender, written behind the status in the log; or empty.
+        self.reason = reason
 
 
-class Head(NamedTuple):
-    """The head of a request; *fields* of one name are combined, names are in lower case."""
+class Request(NamedTuple):
+    """The head of a request."""
 
     method: str
+    # As it was sent, but decoded from UTF-8 with surrogateescape.
     target: str
+    # "HTTP/1.0" or "HTTP/1.1".
     version: str
-    fields: dict[str, str]
+    # Values by names in lower case. The values of several fields of one name are joined with ", ".
+    fields: Dict[str, str]
+    # Whether another request may follow on the connection.
     keeps_connection: bool
+    # Whether a body follows. The server reads none, so it has to close the connection.
+    has_body: bool
 
 
-def parse_head(head: bytes) -> Head:
-    """Read the *head* of a request, with the empty line that ends it.  Raise Refusal for what RFC
-    9112 calls malformed, and for a request with a body."""
-    first, *lines, _, _ = head.decode("latin-1").split("\n")
-    request_line = REQUEST_LINE.fullmatch(first)
+def parse_request_head(head: bytes) -> Request:
+    """Return the request whose *head* this is, up to and including its empty line.
+
+    Raise HTTPError if the head is malformed, or if it is a GET or HEAD with a body.
+    """
+    lines = LINE_END.split(head.decode("latin-1"))
+    request_line = REQUEST_LINE.fullmatch(lines[0])
     if not request_line:
-        raise Refusal(400, "malformed request line")
-    method, target, major, minor = request_line.groups()
-    if major != "1":
-        raise Refusal(505)
-    target = target.encode("latin-1").decode("utf-8", "surrogateescape")
-    version = "HTTP/1.0" if minor == "0" else "HTTP/1.1"
-    values: dict[str, list[str]] = {}
+        raise HTTPError(400, "malformed request line")
+    if request_line["major"] != "1":
+        raise HTTPError(505)
+    method = request_line["method"]
+    target = request_line["target"].encode("latin-1").decode("utf-8", "surrogateescape")
+    # A higher minor version is answered like 1.1 (RFC 9110, section 6.2).
+    version = "HTTP/1.1"
+    if request_line["minor"] == "0":
+        version = "HTTP/1.0"
+
+    # The last two of the lines are the empty line, and the empty text behind its line feed.
+    fields = parse_fields(lines[1:-2])
+    check_host(version, fields)
+    has_body = announces_body(fields)
+    if has_body and method in ("GET", "HEAD"):
+        # A request can be smuggled past a proxy as the body of another one if the server behind the
+        # proxy does not read bodies (RFC 9112, section 11.2).
+        raise HTTPError(400, "a request with a body")
+    keeps_connection = wants_to_keep_connection(version, fields) and not has_body
+    return Request(method, target, version, fields, keeps_connection, has_body)
+
+
+def parse_fields(lines: Sequence[str]) -> Dict[str, str]:
+    """Return the fields of these lines. Raise HTTPError if a line is malformed."""
+    values: Dict[str, List[str]] = {}
     for line in lines:
         match = FIELD_LINE.fullmatch(line)
         if not match:
-            raise Refusal(400, "malformed field line")
-        values.setdefault(match[1].lower(), []).append(match[2].strip(" \t"))
-    # RFC 9110, section 5.3.
-    fields = {name: ", ".join(several) for name, several in values.items()}
-    # RFC 9112, section 3.2.  Two of them are a list, whose blank no host has.
-    if not HOST.fullmatch(fields.get("host", "" if version == "HTTP/1.0" else "?")):
-        raise Refusal(400, "there must be one Host, and a valid one")
-    # Nothing here needs a body, and where one ends servers are attacked (section 6.3).
-    if "transfer-encoding" in fields or not re.fullmatch("0+", fields.get("content-length", "0")):
-        raise Refusal(400, "a request with a body")
+            raise HTTPError(400, "malformed field line")
+        name = match["name"].lower()
+        values.setdefault(name, []).append(match["value"].strip(" \t"))
+    # RFC 9110, section 5.3: lines of one name are one list.
+    return {name: ", ".join(several) for name, several in values.items()}
+
+
+def check_host(version: str, fields: Mapping[str, str]) -> None:
+    """Raise HTTPError unless there is one valid Host field; HTTP/1.0 may leave it out."""
+    if "host" not in fields and version == "HTTP/1.0":
+        return
+    # A second Host field has been joined to the first with ", ", and no host contains a blank.
+    if "host" not in fields or not HOST_FIELD.fullmatch(fields["host"]):
+        raise HTTPError(400, "there must be one Host, and a valid one")
+
+
+def announces_body(fields: Mapping[str, str]) -> bool:
+    """Return whether a body follows. Raise HTTPError if it is unclear where the body ends."""
+    if "transfer-encoding" in fields:
+        # RFC 9112, section 6.1: with both fields, it is probably an attack.
+        if "content-length" in fields:
+            raise HTTPError(400, "both Content-Length and Transfer-Encoding")
+        # RFC 9112, section 6.3: only "chunked" tells where the body ends.
+        last_coding = fields["transfer-encoding"].rpartition(",")[2]
+        if last_coding.strip(" \t").lower() != "chunked":
+            raise HTTPError(400, "a Transfer-Encoding that does not end with chunked")
+        return True
+    length = fields.get("content-length", "0")
+    # Two lengths, even if they are the same, have been joined to a list, which is refused too.
+    if not re.fullmatch("[0-9]+", length):
+        raise HTTPError(400, "malformed Content-Length")
+    return length.strip("0") != ""
+
+
+def wants_to_keep_connection(version: str, fields: Mapping[str, str]) -> bool:
+    """Return whether the client wants to use the connection again (RFC 9112, section 9.3)."""
     options = re.split("[ \t,]+", fields.get("connection", "").lower())
-    is_kept = "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
-    return Head(method, target, version, fields, is_kept)
+    if "close" in options:
+        return False
+    return version == "HTTP/1.1" or "keep-alive" in options
 
 
-def parse_range(value: str, size: int) -> list[Span]:
-    """Return what the *value* of a Range field asks for of *size* bytes (RFC 9110, section 14) or,
-    if none of it is there, where the first range would begin, as a span of nothing.  No spans: the
-    field is to be ignored.  Raise Refusal for a malformed set of byte ranges."""
-    if value[:6].lower() != "bytes=" or size == 0:
+def parse_target(target: str) -> str:
+    """Return the path of a request target, percent-encoded, without its segments ".".
+
+    Raise HTTPError if it is neither a path nor a complete URI (RFC 9112, section 3.2).
+    """
+    uri_start = SCHEME_AND_AUTHORITY.match(target)
+    if uri_start:
+        target = target[uri_start.end() :]
+    path = PATH_END.split(target, maxsplit=1)[0]
+    if uri_start and not path:
+        path = "/"
+    if not path.startswith("/"):
+        raise HTTPError(400, "malformed request target")
+    return DOT_SEGMENT.sub("", path)
+
+
+class RangeForm(enum.Enum):
+    """How a range was written, which hints at what the client is doing."""
+
+    OPEN = "N-"
+    CLOSED = "A-B"
+    SUFFIX = "-N"
+
+
+class RequestedRange(NamedTuple):
+    """A range as it was written, which may reach beyond the end of the file."""
+
+    form: RangeForm
+    first: int  # the first byte; 0 for SUFFIX
+    last: int  # the last byte; BEYOND_ANY_FILE for OPEN; the number of bytes for SUFFIX
+
+
+class ByteRange(NamedTuple):
+    """The part of a requested range that lies inside the file."""
+
+    start: int  # the first byte
+    stop: int  # one past the last byte
+    form: RangeForm
+
+
+def parse_ranges(value: str, size: int) -> List[ByteRange]:
+    """Return the ranges of a Range field, for a file of *size* bytes, in the order asked.
+
+    Return no range if the field is to be ignored. Return one range with start == stop if the file
+    has no byte of any of them: 416 is the answer. Raise HTTPError if the field is malformed.
+    See RFC 9110, section 14.
+    """
+    if size == 0:
+        # No range of an empty file can be satisfied. curl and wget resume an empty file like any
+        # other, and 416 would look like a failure to them.
         return []
-    spans = []
-    for spec in filter(None, (part.strip(" \t") for part in value[6:].split(","))):
-        match = re.fullmatch("([0-9]*)-([0-9]*)", spec)
-        if not match or spec == "-":
-            raise Refusal(400, "malformed byte range")
-        # In linear time: from 20 digits on any number is past the end of any file.
-        digits = [number.lstrip("0") for number in match.groups()]
-        first, last = (int(number or "0") if len(number) < 20 else 10**20 for number in digits)
-        if match[1] and match[2] and last < first:
-            raise Refusal(400, "byte range ends before it starts")
-        start = first if match[1] else max(0, size - last)
-        stop = min(last + 1, size) if match[1] and match[2] else size
-        spans.append((start, max(start, stop)))
-    if not spans:
-        raise Refusal(400, "no byte range")
-    found = [span for span in spans if span[0] < span[1]]
-    ordered = sorted(found)
-    has_overlap = any(one[1] > other[0] for one, other in zip(ordered, ordered[1:]))
-    # What would cost more than the whole may be ignored (section 14.2).
-    return [] if len(spans) > MAX_RANGES or has_overlap else found or spans[:1]
+    ranges = [resolve_range(requested, size) for requested in parse_range_field(value)]
+    satisfiable = [each for each in ranges if each.start < each.stop]
+    if len(ranges) > MAX_RANGES or ranges_overlap(satisfiable):
+        # More work than the whole file, so probably an attack: ignore the field (RFC 9110,
+        # section 14.2).
+        return []
+    if not satisfiable:
+        return ranges[:1]
+    return satisfiable
 
 
-@functools.lru_cache(maxsize=64)
+def resumable_range(value: str) -> str:
+    """Return the Range field to honour where a receiver may only resume; "" to ignore the field.
+
+    Both "bytes=N-" and "bytes=N-LAST" become "bytes=N-". "bytes=0-" resumes nothing: a download
+    manager sends it to find out whether it may fetch segments. Raise HTTPError if the field is
+    malformed.
+    """
+    ranges = parse_range_field(value)
+    if len(ranges) != 1:
+        return ""
+    requested = ranges[0]
+    if requested.form is RangeForm.SUFFIX or requested.first == 0:
+        return ""
+    return f"bytes={requested.first}-"
+
+
+def parse_range_field(value: str) -> List[RequestedRange]:
+    """Return the ranges of a Range field, or none if their unit is not bytes.
+
+    Raise HTTPError if a range is malformed, or if there is none behind "bytes=".
+    """
+    unit, equals_sign, elements = value.partition("=")
+    if unit.lower() != "bytes" or not equals_sign:
+        return []
+    ranges = []
+    for element in elements.split(","):
+        text = element.strip(" \t")
+        # RFC 9110, section 5.6.1: empty elements of a list do not count.
+        if text:
+            ranges.append(parse_byte_range(text))
+    if not ranges:
+        raise HTTPError(400, "no byte range")
+    return ranges
+
+
+def parse_byte_range(text: str) -> RequestedRange:
+    """Return the range "A-B", "A-" or "-B". Raise HTTPError if *text* is none of these."""
+    match = BYTE_RANGE.fullmatch(text)
+    if not match or text == "-":
+        raise HTTPError(400, "malformed byte range")
+    if not match["first"]:
+        return RequestedRange(RangeForm.SUFFIX, 0, parse_number(match["last"]))
+    first = parse_number(match["first"])
+    if not match["last"]:
+        return RequestedRange(RangeForm.OPEN, first, BEYOND_ANY_FILE)
+    last = parse_number(match["last"])
+    if last < first:
+        raise HTTPError(400, "byte range ends before it starts")
+    return RequestedRange(RangeForm.CLOSED, first, last)
+
+
+def parse_number(digits: str) -> int:
+    """Return the number that *digits* stand for, but BEYOND_ANY_FILE if they are too many."""
+    significant = digits.lstrip("0")
+    if len(significant) > MAX_DIGITS:
+        return BEYOND_ANY_FILE
+    # The "0" makes a number of zeros alone a number again.
+    return int("0" + significant)
+
+
+def resolve_range(requested: RequestedRange, size: int) -> ByteRange:
+    """Return the part of *requested* inside a file of *size* bytes.
+
+    If there is no such part, start and stop are where it would begin.
+    """
+    if requested.form is RangeForm.SUFFIX:
+        start = max(0, size - requested.last)
+        return ByteRange(start, size, requested.form)
+    stop = min(requested.last + 1, size)
+    return ByteRange(requested.first, max(requested.first, stop), requested.form)
+
+
+def ranges_overlap(ranges: Sequence[ByteRange]) -> bool:
+    """Return whether any byte lies in two of the *ranges*."""
+    previous_stop = 0
+    for start, stop in sorted((each.start, each.stop) for each in ranges):
+        if start < previous_stop:
+            return True
+        previous_stop = stop
+    return False
+
+
 def http_date(seconds: int) -> str:
-    """Format Unix time as RFC 9110's IMF-fixdate, held between the years 1 and 9999."""
-    return email.utils.formatdate(max(-62135596800, min(seconds, 253402300799)), usegmt=True)
+    """Return Unix time as a date of HTTP; times before the year 1 or after 9999 as the nearest."""
+    # email.utils.formatdate would ask the C library, which knows no dates before 1970 or after 3000
+    # on Windows, and none after 2038 where it has 32 bits.
+    clamped = min(max(seconds, FIRST_SECOND), LAST_SECOND)
+    date = UNIX_EPOCH + datetime.timedelta(seconds=clamped)
+    return email.utils.format_datetime(date, usegmt=True)
 
 
-def parse_date(value: str) -> int | None:
-    """Return the Unix time of a date in a format of RFC 9110, section 5.6.7, else None."""
+def parse_http_date(value: str, now: Optional[float] = None) -> Optional[int]:
+    """Return the Unix time of a date in one of the three formats of HTTP, or None.
+
+    *now*, in Unix time, decides which century a year of two digits belongs to.
+    """
+    text = value.strip(" \t")
     for date_format in DATE_FORMATS:
-        with contextlib.suppress(ValueError):
-            parsed, now = time.strptime(value.strip(" \t"), date_format), time.gmtime()
-            year = parsed.tm_year
-            if "%y" in date_format:
-                # The last such year that is not more than 50 years ahead.
-                latest = now.tm_year + 50 - (parsed[1:6] > now[1:6])
-                year = latest - (latest - year) % 100
-            return calendar.timegm((year, *parsed[1:6]))
+        match = date_format.fullmatch(text)
+        if match:
+            return unix_time(match, time.gmtime(now))
     return None
 
 
-def precondition_status(fields: Mapping[str, str], etag: str, modified: int | None) -> int | None:
-    """Return 304, or raise Refusal for 412, where the preconditions of a GET or HEAD say so (RFC
-    9110, section 13.2.2).  *modified*, in seconds: None where dates are to be ignored."""
+def unix_time(match: "re.Match[str]", now: time.struct_time) -> Optional[int]:
+    """Return the Unix time of a match of DATE_FORMATS, or None if there is no such day."""
+    month = MONTHS.index(match["month"]) + 1
+    day = int(match["day"])
+    time_of_day = (int(match["hour"]), int(match["minute"]), int(match["second"]))
+    year = int(match["year"])
+    if len(match["year"]) == 2:
+        year = complete_year(year, (month, day, *time_of_day), now)
+    try:
+        datetime.date(year, month, day)
+    except ValueError:
+        # Such as 30 February, or a day in the year 0.
+        return None
+    return calendar.timegm((year, month, day, *time_of_day))
 
-    def is_named(by_tag: str, prefix: str, by_date: str) -> bool | None:
-        # A tag has precedence; a weak one matches in the weak comparison alone (8.8.3.2).
-        if by_tag in fields:
-            tags = re.findall(f'(?<![^, \t]){prefix}("[!#-~\x80-\xff]*")', fields[by_tag])
-            return fields[by_tag] == "*" or etag in tags
-        date = parse_date(fields[by_date]) if by_date in fields else None
-        return None if date is None or modified is None else modified <= date
 
-    if is_named("if-match", "", "if-unmodified-since") is False:
-        raise Refusal(412)
-    return 304 if is_named("if-none-match", "(?:W/)?", "if-modified-since") else None
+def complete_year(two_digits: int, rest: Tuple[int, ...], now: time.struct_time) -> int:
+    """Return the latest year that ends with *two_digits* and is at most 50 years from *now*.
+
+    *rest* is the rest of the date: month, day, hour, minute, second. See RFC 9110, section 5.6.7.
+    """
+    latest = now.tm_year + 50
+    if rest > now[1:6]:
+        latest -= 1
+    return latest - (latest - two_digits) % 100
 
 
-@functools.lru_cache(maxsize=64)
+def check_preconditions(
+    fields: Mapping[str, str], etag: str, modified: Optional[int]
+) -> Optional[int]:
+    """Return 304 if the client has the current version, or None if the request is to be served.
+
+    Raise HTTPError (412) if the client asked for another version. *modified* is the Unix time of
+    Last-Modified; with None, conditions with a date are ignored.
+    """
+    # RFC 9110, section 13.2.2 has this order, and ignores the date where there is a tag.
+    if "if-match" in fields:
+        if not lists_entity_tag(fields["if-match"], etag, accepts_weak=False):
+            raise HTTPError(412)
+    elif is_modified_since(fields.get("if-unmodified-since", ""), modified) is True:
+        raise HTTPError(412)
+
+    if "if-none-match" in fields:
+        if lists_entity_tag(fields["if-none-match"], etag, accepts_weak=True):
+            return 304
+    elif is_modified_since(fields.get("if-modified-since", ""), modified) is False:
+        return 304
+    return None
+
+
+def lists_entity_tag(value: str, etag: str, accepts_weak: bool) -> bool:
+    """Return whether *value*, a list of entity tags or "*", contains *etag*."""
+    if value == "*":
+        return True
+    for match in ENTITY_TAG.finditer(value):
+        is_weak = match["weak"] is not None
+        if match["tag"] == etag and (accepts_weak or not is_weak):
+            return True
+    return False
+
+
+def is_modified_since(value: str, modified: Optional[int]) -> Optional[bool]:
+    """Return whether *modified* is later than the date *value*; None if one of them is no date."""
+    date = parse_http_date(value)
+    if date is None or modified is None:
+        return None
+    return modified > date
+
+
+class IfRange(enum.Enum):
+    """What an If-Range field says about the Range field beside it (RFC 9110, section 13.1.5)."""
+
+    # There is no If-Range.
+    ABSENT = 1
+    # It has the current entity tag: the client has a part of this version.
+    TAG = 2
+    # It has the current Last-Modified: the client probably has a part of this version, but a date
+    # cannot tell two versions of one second apart.
+    DATE = 3
+    # It has anything else: the client gets the whole file.
+    FAILED = 4
+
+
+def evaluate_if_range(fields: Mapping[str, str], etag: str, modified: Optional[int]) -> IfRange:
+    """Compare If-Range with *etag* and with *modified*, the Unix time of Last-Modified or None."""
+    if "if-range" not in fields:
+        return IfRange.ABSENT
+    value = fields["if-range"]
+    if value == etag:
+        return IfRange.TAG
+    if modified is not None and value == http_date(modified):
+        return IfRange.DATE
+    return IfRange.FAILED
+
+
+def names_entity_tag(fields: Mapping[str, str]) -> bool:
+    """Return whether If-Match names the version that the client has a part of.
+
+    Firefox, and the parallel downloads of Chromium, do so instead of sending If-Range. The
+    condition holds, since check_preconditions has passed.
+    """
+    return "if-match" in fields and fields["if-match"] != "*"
+
+
 def content_disposition(name: str) -> str:
-    """Return what makes a receiver save a file under the last component of *name* (RFC 6266)."""
-    name = re.sub("[\ud800-\udfff]", "_", name.rpartition("/")[2])
-    # curl knows filename alone, and takes its bytes as they are; browsers and wget prefer the
-    # other.  Control characters are not allowed there, quotes and backslashes misunderstood.
-    plain = re.sub(r'[\x00-\x1f\x7f"\\]', "_", name).encode().decode("latin-1")
-    # RFC 8187: attr-char.
-    encoded = urllib.parse.quote(name, safe="!#$&+^`|")
+    """Return the field that makes a browser save a file under the last component of *name*.
+
+    See RFC 6266. The result is to be encoded as Latin-1.
+    """
+    _folder, _slash, base_name = name.rpartition("/")
+    # Bytes that are not UTF-8 have no place in either parameter.
+    base_name = re.sub("[\ud800-\udfff]", "_", base_name)
+    # curl reads only "filename" and takes its bytes as they are, so they are UTF-8. Control
+    # characters are not allowed there, and clients disagree about quotes and backslashes.
+    plain = re.sub(r'[\x00-\x1f\x7f"\\]', "_", base_name).encode().decode("latin-1")
+    # Browsers and wget prefer "filename*". The characters are attr-char of RFC 8187.
+    encoded = urllib.parse.quote(base_name, safe="!#$&+^`|")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
 
 
-@functools.lru_cache(maxsize=64)
 def content_type(path: str) -> str:
-    """Return the media type of *path*; a compressed file's is that of its compression."""
-    kind = compression = None
-    # A system may have a table that not all may read, or that is no UTF-8.
-    with contextlib.suppress(OSError, UnicodeError):
-        kind, compression = mimetypes.guess_type(path.lower())
-    kind = COMPRESSED.get(compression) if compression else kind
-    return kind or "application/octet-stream"
+    """Return the media type that the last component of *path* suggests."""
+    unknown = "application/octet-stream"
+    try:
+        # mimetypes knows ".gz", but not ".GZ". The slash keeps it from taking "data:x" for a URL.
+        media_type, compression = mimetypes.guess_type("/" + path.lower())
+    except (OSError, UnicodeError):
+        # The system's table of types cannot be read, or is not UTF-8.
+        return unknown
+    if compression is not None:
+        return COMPRESSED_TYPES.get(compression, unknown)
+    if media_type is None:
+        return unknown
+    return media_type
 
 
-def multipart(spans: Sequence[Span], size: int, kind: str, boundary: str) -> list[bytes | Span]:
-    """Return the parts of a multipart/byteranges body (RFC 9110, section 14.6)."""
-    parts: list[bytes | Span] = []
-    for start, stop in spans:
-        fields = f"Content-Type: {kind}\r\nContent-Range: bytes {start}-{stop - 1}/{size}\r\n"
-        parts += [f"\r\n--{boundary}\r\n{fields}\r\n".encode(), (start, stop)]
-    return [*parts, f"\r\n--{boundary}--\r\n".encode()]
+def multipart_parts(
+    ranges: Sequence[ByteRange], size: int, media_type: str, boundary: str
+) -> List[Union[bytes, Span]]:
+    """Return the body of an answer with several ranges (RFC 9110, section 14.6).
+
+    The file has *size* bytes and this *media_type*. A Span stands for the bytes of the file.
+    """
+    parts: List[Union[bytes, Span]] = []
+    for each in ranges:
+        head = (
+            f"\r\n--{boundary}\r\n"
+            f"Content-Type: {media_type}\r\n"
+            f"Content-Range: bytes {each.start}-{each.stop - 1}/{size}\r\n"
+            "\r\n"
+        )
+        parts.append(head.encode())
+        parts.append((each.start, each.stop))
+    parts.append(f"\r\n--{boundary}--\r\n".encode())
+    return parts
 
 
-# --- The connection: what was handed over, and what is acknowledged -----------------------
-# The one place that counts bytes: ``send`` hands them over to the system, ``look`` asks it how many
-# have left the machine and are acknowledged, and whether there was a reset.
+def response_head(version: str, status: int, phrase: str, fields: Mapping[str, str]) -> bytes:
+    """Return the head of an answer: status line, the *fields* in their order, an empty line."""
+    lines = [f"{version} {status} {phrase}"]
+    for name, value in fields.items():
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
-# Of Linux's struct tcp_info (others have another, and no TCP_LINGER2; WSL 1 has none): the state;
-# the bytes of a segment, and how many segments are on their way; how many bytes were acknowledged,
-# wait to be sent, were sent, and were sent again.  The state after a reset.
-TCP_INFO = socket.TCP_INFO if hasattr(socket, "TCP_LINGER2") else -1
-TCP_FIELDS, TCP_CLOSE = struct.Struct("=B15xI4xI92xQ16xI52xQQ"), 7
-# Bytes of one sendfile, where tcp_info tells how it comes on; else a slow receiver would seem to
-# acknowledge nothing meanwhile.
-STEP = 1 << 23
-# macOS: the size of the send queue.
+
+# --- Channel: what one socket was given, and what is acknowledged ------------------------
+# The one place that counts bytes. A channel's socket does not block: a call hands over as much as
+# fits into the send queue and returns, so the number of bytes handed over is exact at any moment,
+# and
+#
+#     acknowledged = handed over - still in the send queue
+#     transmitted  = handed over - not yet sent
+#
+# The thread of the connection sends, receives and waits. Other threads only call ``refresh``,
+# ``limit_rate`` and ``abort``, which never wait.
+
+# Linux: the bytes in the send queue that were not sent yet (linux/sockios.h).
+SIOCOUTQNSD = 0x894B
+# macOS: the bytes in the send queue. OpenBSD has another option of this number.
 SO_NWRITE = 0x1024
-# Of sendfile: some file systems know only read, a sandbox may refuse it, and an sshfs be gone.
-NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTCONN)
+# macOS empties the send queue when a connection is reset, although nothing was acknowledged.
+RESET_EMPTIES_QUEUE = sys.platform == "darwin"
+# Linux: the highest rate of a socket, in bytes a second (asm-generic/socket.h).
+SO_MAX_PACING_RATE = 47
+MAX_PACING_RATE = 0xFFFFFFFF  # bytes a second, which Linux takes for "no limit"
+TLS_RECORD = 1 << 14  # bytes of content in the longest record (RFC 8446, section 5.1)
+TLS_OVERHEAD = 22  # bytes that TLS 1.3 adds to a record; TLS 1.2 adds a few more
+# Bytes that one call of sendfile may hand over. It counts them only when it returns, so with a slow
+# disk a longer step would look like a receiver that is stalled.
+SENDFILE_STEP = 1 << 20
+COPY_STEP = 1 << 16  # bytes that are read and sent at a time where sendfile is not used
+MAX_WAIT = 2  # seconds; on Windows no call of another thread ends a wait before
+# sendfile fails with these where a file system or a sandbox does not support it. ENOTCONN is the
+# answer of an sshfs that has gone.
+SENDFILE_ERRNOS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTCONN)
+# What a socket's last error is after a reset.
+RESET_ERRNOS = (errno.ECONNRESET, errno.EPIPE)
+# Errors of the network for which Python has no exception class of their own.
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
 
-def failure_reason(error: BaseException) -> str:
-    """Say in a few words what a disk or a bug did; "" for a thing that networks do."""
-    is_known = isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
-    if is_known or type(error).__module__ == "ssl" or getattr(error, "errno", 0) in NETWORK_ERRNOS:
+def describe_failure(error: BaseException) -> str:
+    """Return in a few words how the disk or the program failed; "" for a failure of the network."""
+    if isinstance(error, (ConnectionError, TimeoutError, socket.timeout)):
+        return ""
+    if type(error).__module__ == "ssl" or getattr(error, "errno", None) in NETWORK_ERRNOS:
         return ""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def send_queue(connected: socket.socket) -> int:
-    """Return how many bytes are not acknowledged, 0 where the system does not tell."""
-    with contextlib.suppress(AttributeError, OSError):
-        told = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4))
-        return int.from_bytes(told, sys.byteorder)
-    with contextlib.suppress(OSError):
+def wait_for_socket(connected: socket.socket, is_output: bool, seconds: float) -> bool:
+    """Wait until *connected* takes output, or has input, an error or an end; return whether it
+    does after so many *seconds*."""
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(connected, select.POLLOUT if is_output else select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
+    readers = [] if is_output else [connected]
+    writers = [connected] if is_output else []
+    return any(select.select(readers, writers, [connected], seconds))
+
+
+def count_unacknowledged(connected: socket.socket) -> Optional[int]:
+    """Return how many bytes wait in the send queue; None where the system does not tell."""
+    if sys.platform == "darwin":
         return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
-    return 0
+    if fcntl is None:
+        return None
+    try:
+        # TIOCOUTQ of a terminal is Linux' SIOCOUTQ of a socket. The BSDs answer ENOTTY.
+        queued = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return None
+    return int.from_bytes(queued, sys.byteorder)
 
 
-class Connection:
-    """What one socket is given; positions count from the first byte that was handed over."""
+def count_untransmitted(connected: socket.socket) -> Optional[int]:
+    """Return how many bytes have not left the machine; None where the system does not tell."""
+    if fcntl is None:
+        return None
+    try:
+        queued = fcntl.ioctl(connected, SIOCOUTQNSD, bytes(4))
+    except OSError:
+        return None
+    return int.from_bytes(queued, sys.byteorder)
+
+
+def supports_rate_limit() -> bool:
+    """Return whether the system can limit the rate of a socket."""
+    with socket.socket() as probe:
+        rate = 1 << 20
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("I", rate))
+            return probe.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) == rate
+        except OSError:
+            return False
+
+
+class Channel:
+    """One connected socket and its counts; positions count from the first byte handed over."""
 
     def __init__(self, connected: socket.socket, clock: Clock = time.monotonic) -> None:
-        self._socket, self._clock = connected, clock
+        connected.setblocking(False)
+        self._socket = connected
+        self._clock = clock
         self._is_tls = hasattr(connected, "do_handshake")
-        self._has_sendfile = hasattr(os, "sendfile") and not self._is_tls
-        self._has_info = False
-        with contextlib.suppress(OSError):
-            # Linux before 4.19 tells less.
-            self._has_info = len(self._info()) == TCP_FIELDS.size
+        # What a call of OpenSSL raises that has to wait, which has nothing to do with what it does.
+        self._tls_wants_input: Tuple[Any, ...] = ()
+        self._tls_wants_output: Tuple[Any, ...] = ()
         if self._is_tls:
-            # One that blocks waits amid a record, of which a part counts as waiting, none as sent.
-            connected.settimeout(86400)
-        self._is_shut = self.is_reset = False
-        # What was last sent by sendfile: what lies of it in the send queue is the file itself.
-        self.file: File | None = None
-        # Bytes handed over; what has left the machine, is acknowledged, and is not.
-        self.sent = self.departed = self.acknowledged = self.waiting = 0
-        # When something last went forward.
-        self.moved = clock()
+            import ssl
+
+            self._tls_wants_input = (ssl.SSLWantReadError,)
+            self._tls_wants_output = (ssl.SSLWantWriteError,)
+        # Whether sendfile works, as far as it was tried.
+        self._can_sendfile = hasattr(os, "sendfile") and not self._is_tls
+        # Whether the system tells what was acknowledged. Where it does not, a byte counts once it
+        # was handed over.
+        self.reports_acknowledgements = count_unacknowledged(connected) is not None
+        # The file that sendfile sent last. The send queue refers to its pages, not to a copy: if
+        # the file changes now, the receiver gets the changed bytes.
+        self.file_in_queue: Optional[PinnedFile] = None
+        # Bytes that were handed over to the system.
+        self.handed_over = 0
+        # Bytes that the receiver's system has acknowledged, when ``refresh`` was last called.
+        self.acknowledged = 0
+        # Bytes that have left the machine at least once, likewise; 0 where the system does not
+        # tell.
+        self.transmitted = 0
+        # Whether the receiver, or the network, has ended the connection by an error.
+        self.is_reset = False
+        # Whether this program has said that it sends nothing more.
+        self._has_finished = False
+        # Whether this program has given the connection up.
+        self._is_aborted = False
+        # When the receiver last did something that a time limit waits for.
+        self.last_progress = clock()
+
+    @property
+    def unacknowledged(self) -> int:
+        return self.handed_over - self.acknowledged
+
+    def note_progress(self) -> None:
+        """Let the time limit begin anew."""
+        self.last_progress = self._clock()
+
+    def note_reset(self) -> None:
+        """Remember that a call has failed with an error that only a reset explains."""
+        self.is_reset = True
+
+    def refresh(self) -> None:
+        """Ask the system what was acknowledged, what has left, and whether there was a reset."""
+        # Read before the queue: bytes that are handed over in between must not count.
+        handed_over = self.handed_over
+        try:
+            # The system tells an error once; a later call of the connection's own thread fails with
+            # another one. While a network is down Linux tells of unreachable hosts here, from which
+            # a connection recovers.
+            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in RESET_ERRNOS:
+                self.is_reset = True
+            if RESET_EMPTIES_QUEUE and (self.is_reset or self._is_aborted):
+                return
+            unacknowledged = self._content_of(count_unacknowledged(self._socket) or 0)
+            untransmitted: Optional[int] = 0
+            if unacknowledged:
+                untransmitted = count_untransmitted(self._socket)
+        except (OSError, ValueError):
+            # Closed.
+            return
+        if untransmitted is not None:
+            transmitted = handed_over - self._content_of(untransmitted)
+            self.transmitted = max(self.transmitted, transmitted)
+        if handed_over - unacknowledged > self.acknowledged:
+            self.acknowledged = handed_over - unacknowledged
+            self.note_progress()
+
+    def _content_of(self, queued: int) -> int:
+        """Return how many of the bytes handed over so many *queued* ones stand for."""
+        if not self._is_tls:
+            return queued
+        # Rounded up, so that nothing counts as acknowledged too early.
+        return -(-queued * TLS_RECORD // (TLS_RECORD + TLS_OVERHEAD))
+
+    def wait_for_input(self, seconds: float) -> bool:
+        """Return whether the receiver has sent something, closed or reset within *seconds*."""
+        return wait_for_socket(self._socket, False, seconds)
+
+    def _wait(self, is_output: bool) -> None:
+        """Wait until the socket is ready. Raise ConnectionAbortedError after ``abort``."""
+        is_ready = False
+        while not is_ready:
+            if self._is_aborted:
+                raise ConnectionAbortedError
+            is_ready = wait_for_socket(self._socket, is_output, MAX_WAIT)
+
+    def _repeat(self, call: Callable[[], Any], is_output: bool) -> Any:
+        """Return what *call* returns once it need not wait any more. Raise OSError."""
+        while True:
+            try:
+                return call()
+            except BlockingIOError:
+                self._wait(is_output)
+            except self._tls_wants_input:
+                self._wait(False)
+            except self._tls_wants_output:
+                self._wait(True)
+
+    def handshake(self) -> None:
+        """Begin TLS where the channel is to speak it. Raise OSError."""
+        if self._is_tls:
+            self._repeat(self._socket.do_handshake, False)  # type: ignore[attr-defined]
+
+    def receive_into(self, buffer: Any) -> int:
+        """Fill *buffer* with what the receiver sends next; return how many bytes, 0 at the end.
+        Raise OSError."""
+
+        def receive() -> int:
+            if self._is_tls and self._is_at_end():
+                return 0
+            return self._socket.recv_into(buffer)
+
+        return int(self._repeat(receive, False))
+
+    def _is_at_end(self) -> bool:
+        """Return whether the receiver has closed. Raise OSError, BlockingIOError for "not yet".
+
+        OpenSSL answers a mere FIN with an alert, and the receiver answers that with a reset. So the
+        end is looked for before OpenSSL sees it.
+        """
+        if self._socket.pending():  # type: ignore[attr-defined]
+            return False
+        return not socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+
+    def discard_input(self) -> None:
+        """Read until the receiver closes. Raise OSError.
+
+        To close a socket with unread input would reset the connection, and the receiver would lose
+        what it has not read yet (RFC 9112, section 9.6).
+        """
+
+        def discard() -> bytes:
+            # Past OpenSSL, for the reason that ``_is_at_end`` gives.
+            return socket.socket.recv(self._socket, COPY_STEP)
+
+        while self._repeat(discard, False):
+            pass
 
     def send(self, parts: Iterable[Part]) -> None:
-        """Hand *parts* over.  Raise OSError of the connection or the disk, and ContentChanged."""
-        waiting = bytearray()
+        """Hand *parts* over. Raise OSError and FileChanged."""
+        # The response before is acknowledged by now.
+        self.file_in_queue = None
+        buffer = bytearray()
         try:
             for part in parts:
                 if isinstance(part, bytes):
-                    waiting += part
+                    buffer += part
                 else:
-                    self._send_span(*part, waiting)
-                if len(waiting) >= CHUNK:
-                    self._flush(waiting)
-        except ContentChanged:
-            # What comes before is as good as ever.
-            self._flush(waiting)
+                    self._send_copy(buffer)
+                    self._send_file(part)
+                if len(buffer) >= COPY_STEP:
+                    self._send_copy(buffer)
+        except FileChanged:
+            # The bytes before the changed file are as they should be.
+            self._send_copy(buffer)
             raise
-        self._flush(waiting)
-        self._cork(False)
+        self._send_copy(buffer)
 
-    def _info(self) -> bytes:
-        return self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_FIELDS.size)
+    def _send_copy(self, buffer: bytearray) -> None:
+        """Hand *buffer* over, and empty it."""
+        while buffer:
+            # OpenSSL tells how much it has taken of a record only when it has taken all of it.
+            step = bytes(buffer[:TLS_RECORD]) if self._is_tls else buffer
+            sent = self._repeat(functools.partial(self._socket.send, step), True)
+            self.handed_over += sent
+            del buffer[:sent]
 
-    def look(self) -> None:
-        """Find out what has been acknowledged by now, and whether there was a reset."""
-        # ValueError: its own thread has just closed it.
-        with contextlib.suppress(OSError, ValueError):
-            # Read before the queue: what is handed over in between must not count.
-            sent, info = self.sent, self._info() if self._has_info else bytes(TCP_FIELDS.size)
-            told = TCP_FIELDS.unpack(info)
-            state, segment, segments, acknowledged, unsent, departures, repeated = told
-            # What this machine itself has dropped is sent twice, and not repeated.
-            departed = min(departures - repeated, acknowledged + segments * segment)
-            waiting = departed + unsent - acknowledged
-            if self._is_tls or not acknowledged:
-                waiting = send_queue(self._socket)
-                unsent = unsent if self._has_info else waiting
-                if self._is_tls:
-                    # RFC 8446, section 5.2: a record adds 22 bytes to 16 KiB; TLS 1.2 a few more.
-                    waiting, unsent = (-(-n * 16384 // 16406) for n in (waiting, unsent))
-                acknowledged, departed = sent - waiting, sent - unsent
-            if self._has_info:
-                # An end that both sides have closed is the same state, but comes only after all.
-                self.is_reset |= state == TCP_CLOSE and not (self._is_shut and acknowledged >= sent)
+    def _send_file(self, span: FileSpan) -> None:
+        """Hand over a span of a file, in steps before each of which the file must be unchanged."""
+        start = span.start
+        while start < span.stop:
+            span.file.ensure_unchanged()
+            length = span.stop - start
+            if self._can_sendfile:
+                start += self._send_pages(span.file, start, min(length, SENDFILE_STEP))
             else:
-                self.is_reset |= self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-            self.waiting, self.departed = waiting, max(departed, self.departed)
-            if acknowledged > self.acknowledged:
-                self.acknowledged, self.moved = acknowledged, self._clock()
+                data = span.file.read(start, min(length, COPY_STEP))
+                self._send_copy(bytearray(data))
+                start += len(data)
 
-    def shut(self) -> None:
-        """Say that nothing more comes.  Raise OSError."""
-        self._is_shut = True
-        # An SSLSocket's own shutdown would drop the encryption, here and in ``cut``.
-        socket.socket.shutdown(self._socket, socket.SHUT_WR)
+    def _send_pages(self, file: PinnedFile, start: int, length: int) -> int:
+        """Hand over at most *length* bytes of *file* by sendfile; return how many.
 
-    def cut(self) -> None:
-        """End the connection from another thread; whoever waits for it wakes up."""
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            if self.waiting > 0:
-                # Nobody takes this: let the system drop it.
-                linger = struct.pack("ii", 1, 0)
+        Return 0 if it has waited, or if sendfile does not work for this file, which then is noted.
+        """
+        self.file_in_queue = file
+        try:
+            sent = os.sendfile(self._socket.fileno(), file.fileno(), start, length)
+        except BlockingIOError:
+            self._wait(True)
+            return 0
+        except OSError as error:
+            if error.errno not in SENDFILE_ERRNOS:
+                raise
+            sent = 0
+        if sent == 0:
+            # Some file systems refuse; others return no bytes although there are some.
+            self._can_sendfile = False
+        self.handed_over += sent
+        if sent < length and self._can_sendfile:
+            # The queue is full.
+            self._wait(True)
+        return sent
+
+    def limit_rate(self, rate: int) -> None:
+        """Let the system send at most *rate* bytes a second."""
+        value = struct.pack("I", min(rate, MAX_PACING_RATE))
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, value)
+        except OSError:
+            # Closed.
+            pass
+
+    def finish_writing(self) -> None:
+        """Say that nothing more comes. Raise OSError."""
+        if not self._has_finished:
+            self._has_finished = True
+            # The shutdown of an SSLSocket would drop the encryption, here and in ``abort``.
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+
+    def abort(self) -> None:
+        """End the connection; its own thread, if it waits for the socket, wakes up."""
+        self._is_aborted = True
+        try:
+            if self.unacknowledged:
+                # Let the system drop what the receiver does not take.
+                linger = struct.pack("HH" if fcntl is None else "ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        except OSError:
+            # Reset, or closed.
+            pass
 
-    def _cork(self, is_in: bool) -> None:
-        """Let only full packets leave while it is in, all once it is out: 1.15 times as fast."""
-        # Some systems have no such thing.
-        with contextlib.suppress(AttributeError, OSError):
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
+    def close(self) -> None:
+        """Close the socket, so that the system goes on sending what was handed over.
 
-    def _flush(self, waiting: bytearray) -> None:
-        while waiting:
-            # A record of TLS at a time: OpenSSL tells only at the end how much it has taken.
-            sent = self._socket.send(waiting[: 1 << 14] if self._is_tls else waiting)
-            self.sent += sent
-            del waiting[:sent]
-
-    def _send_span(self, file: File, start: int, stop: int, waiting: bytearray) -> None:
-        # What is small goes as a copy, and so does the end of what is not: the last byte leaves
-        # only if the file had not changed until it was read.
-        tail = stop - TAIL if stop - start > CHUNK else start
-        while self._has_sendfile and start < tail:
-            self._cork(True)
-            self.file = file
-            self._flush(waiting)
-            file.check()
-            length = min(tail - start, STEP if self._has_info else CHUNK)
-            try:
-                sent = os.sendfile(self._socket.fileno(), file.descriptor, start, length)
-            except OSError as error:
-                if error.errno not in NO_SENDFILE:
-                    raise
-                sent = 0
-            # Some refuse, others give nothing though it is there.
-            self._has_sendfile = sent > 0
-            self.sent += sent
-            start += sent
-        while start < stop:
-            data = file.read(start, min(stop - start, CHUNK))
-            start += len(data)
-            waiting += data
-            if len(waiting) >= CHUNK:
-                self._flush(waiting)
+        Windows would reset a connection whose process ends with the socket open.
+        """
+        self._socket.close()
 
 
-# --- Downloads: who has which file by now -------------------------------------------------
-# A download is one receiver and one version of a representation, from its first byte to its last; a
-# transfer is one body on its way on one connection.  ``begin`` gives a transfer to its download, as
-# find_download says.  Then its receiver goes on (``went_on``), something breaks (``broken``), or
-# time passes (``watch``): each notes facts and calls _settle, where transfers end, which calls
-# _conclude, where downloads do.  What a later transfer has gone on from is not under way: the
-# connection of a network that broke lingers for a minute.  But where the later one is another's, it
-# is while it goes forward: that one may have had its first part from elsewhere.
+class ChannelReader(io.RawIOBase):
+    """The input of a channel as a file, for http.server to read lines from."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._channel.receive_into(buffer)
+
+
+# --- Downloads: decisions -----------------------------------------------------------------
+# Which download a request belongs to, how a transfer has ended, and what has become of a download.
+# Everything here computes from what it is given: no lock, no log, no disk.
 #
-#   a transfer is   when                                             it becomes
-#   SENDING         all is acknowledged, and its receiver goes on,
-#                   or half a second passes without a reset          FINISHED
-#                   it is reset, cut, or fails, or its file changed  BROKEN
+# A transfer is the body of one response. A download is all transfers by which one receiver fetches
+# one version of one offer. A transfer *left off* at its first byte that is not acknowledged; a
+# request that begins there resumes it. No download ever changes its owner: a receiver that resumes
+# at another address, or with another program, gets a download of its own that inherits the spans.
 #
-#   a download is   when                                             it becomes
-#   UNDER_WAY       all has arrived, and nothing is under way, or
-#                   a transfer of everything has FINISHED            DELIVERED, in two lines
-#                   nothing is under way, and it was a probe         FORGOTTEN
-#                   nothing has been under way for half a second     RESTING, in a line
-#   RESTING         a request belongs to it                          UNDER_WAY, in a line
-#                   what lingered of it brings the rest              DELIVERED, in a line
-#   DELIVERED       its file has grown, and its receiver goes on     UNDER_WAY, in a line
-#   at rest         it was joined to one that is DELIVERED, or its
-#                   version was delivered anew to its receiver, or
-#                   a thousand others are at rest                    FORGOTTEN
+#   outcome of a transfer   when
+#   ACTIVE                  it has begun
+#   FINISHED                everything is acknowledged, its file was unchanged, and its receiver
+#                           has asked for more, has closed, or sends no reset for half a second
+#   BROKEN                  the connection was reset or gave no progress, or the file changed
+#
+#   status of a download    when                                                       log line
+#   UNDER_WAY               a request joins it                                      200 or 206
+#   DELIVERED               it was UNDER_WAY or PAUSED, every byte has arrived, and
+#                           none of its transfers is active but a lingering one;
+#                           or one response with everything has FINISHED             delivered.
+#   PAUSED                  it was UNDER_WAY, it is not whole, and nothing was
+#                           active for half a second      req finished. or req terminated.
+#
+# A transfer lingers when its receiver seems to have given it up: see ``Transfer.is_lingering``.
 
-# Seconds between two looks at what is under way; in which a receiver that discards what its system
-# has acknowledged makes that known; with nothing under way until a download rests; and without an
-# acknowledgement until a receiver is called stalled.
-TICK, GRACE, REST, STALLED = 0.2, 0.5, 0.5, 3
-# Bytes that a system may have acknowledged, and a receiver that was killed not have read; and less
-# than which a probe has got.
-MOST_UNREAD, PROBE = 8 << 20, 1 << 20
-# Downloads at rest, spans of one, and transfers of it that broke.
-MOST_RESTING, MOST_SPANS, MOST_BROKEN = 1000, 1000, 32
-# Connections, and other downloads of a receiver, that are looked at for one request: the latest.
-MOST_LOOKED_AT = 64
-
-
-class State(enum.Enum):
-    """Of a transfer, and of a download: see the tables above."""
-
-    SENDING, FINISHED, BROKEN = range(3)
-    UNDER_WAY, RESTING, DELIVERED, FORGOTTEN = range(3, 7)
+CHECK_INTERVAL = 0.2  # seconds between two checks of all connections
+RESET_GRACE = 0.5  # seconds in which a reset may still follow the last acknowledgement
+PAUSE_AFTER = 0.5  # seconds after which a download with nothing active is paused
+QUIET_AFTER = 0.3  # seconds without an acknowledgement after which another may have gone on
+STALLED_AFTER = 3  # seconds without an acknowledgement after which a receiver is stalled
+MAX_UNREAD = 8 << 20  # bytes that a receiver's system may acknowledge before a program reads them
+MAX_PROBE = 1 << 20  # bytes; a download of one request that got fewer is a probe
+MAX_ENDED = 64  # transfers of a download that have ended and may still be resumed
+MAX_SPANS = 1000  # spans of a download; one with more is forgotten
+MAX_PROGRAM = 16  # characters of a program's name in rows and in the summary
 
 
 class Receiver(NamedTuple):
+    """One program on one machine, as far as a server can tell."""
+
     address: str
-    agent: str
+    agent: str  # the User-Agent field; "" if there is none
 
 
 class Row(NamedTuple):
-    """What is shown of a download; in bytes, bytes a second, and seconds without any."""
+    """A download under way, as the terminal shows it."""
 
     name: str
-    address: str
-    arrived: int
-    size: int
-    rate: float
-    idle: float
+    receiver: str  # the address, and the program where two receivers have the same address
+    arrived: int  # bytes
+    size: int  # bytes
+    rate: float  # bytes a second, over the last few seconds
+    idle: float  # seconds since the last acknowledgement
 
 
-def unite(spans: Iterable[Span]) -> list[Span]:
-    """Return the same bytes in order, as spans that neither overlap nor touch."""
-    united: list[Span] = []
+class Outcome(enum.Enum):
+    """How a transfer has ended: see the table above."""
+
+    ACTIVE = enum.auto()
+    FINISHED = enum.auto()
+    BROKEN = enum.auto()
+
+
+class Status(enum.Enum):
+    """What has become of a download: see the table above."""
+
+    UNDER_WAY = enum.auto()
+    PAUSED = enum.auto()
+    DELIVERED = enum.auto()
+
+
+class Resumption(NamedTuple):
+    """Where a receiver has resumed a transfer, and how far the transfer had come by then."""
+
+    offset: int  # in the file
+    acknowledged: int  # bytes of the body
+
+
+def unite(spans: Iterable[Span]) -> List[Span]:
+    """Return the bytes of *spans* in order, as spans that neither overlap nor touch."""
+    united: List[Span] = []
     for start, stop in sorted(spans):
         if united and start <= united[-1][1]:
             united[-1] = (united[-1][0], max(stop, united[-1][1]))
@@ -957,1188 +2269,2770 @@ def unite(spans: Iterable[Span]) -> list[Span]:
     return united
 
 
-def count_bytes(parts: Iterable[bytes | Span]) -> int:
-    return sum(len(part) if isinstance(part, bytes) else part[1] - part[0] for part in parts)
+def count_bytes(spans: Iterable[Span]) -> int:
+    """Return how many bytes *spans* have together."""
+    return sum(stop - start for start, stop in spans)
 
 
 class Transfer:
-    """The body of one answer, on its way: what it is of, and how far it has come."""
-
-    # Given by Downloads.begin.
-    connection: Connection
-    download: Download
+    """One response body: what of which version it sends to which receiver, and how far it is."""
 
     def __init__(
         self,
+        channel: Channel,
         receiver: Receiver,
-        line: str,
+        request_line: str,
         name: str,
         version: Version,
-        parts: Sequence[bytes | Span],
-        status: int = 200,
-        is_conditional: bool = False,
+        ranges: Sequence[ByteRange],
+        names_version: bool = False,
     ) -> None:
-        """*line*: the request; *parts*: what the body is made of, spans being of *version*;
-        *is_conditional*: whether only that was asked for (If-Range, If-Match)."""
-        self.receiver, self.line, self.name, self.version = receiver, line, name, version
-        self.status, self.is_conditional = status, is_conditional
-        self.spans = [part for part in parts if not isinstance(part, bytes)]
-        self.first, self.length = self.spans[0][0], count_bytes(parts)
-        self.is_everything = count_bytes(self.spans) == version.size
-        # Where its body begins in the stream, once its head is written.
-        self.position = sys.maxsize
-        # Whether a reset broke it, or else what; "" for the network.
-        self.state, self.is_reset, self.failure = State.SENDING, False, ""
-        # What was acknowledged when a later one went on from it, and where that one began.
-        self.gone_on: tuple[int, int] | None = None
-        # Whether it is under way no more, since a later one has gone on from it.
-        self.is_left = False
+        """*ranges*: of the Range field, or none for the whole file; *names_version*: whether the
+        request told by If-Range or If-Match that the receiver has this very version."""
+        self.channel = channel
+        self.receiver = receiver
+        self.request_line = request_line
+        self.name = name
+        self.version = version
+        self.names_version = names_version
+        # How the range was written; None for a request without one, or with several.
+        self.form = ranges[0].form if len(ranges) == 1 else None
+        # Whether the request had a Range field that was honoured.
+        self.has_range = bool(ranges)
+        # What the body has of the file, in the order in which it is sent.
+        self.spans: List[Span] = [(each.start, each.stop) for each in ranges] or [(0, version.size)]
+        # Where the body begins in the channel, and its length in bytes, which for several ranges is
+        # more than that of the spans. Both are known once the head is written.
+        self._position: Optional[int] = None
+        self._length = count_bytes(self.spans)
+        # Each receiver that has resumed this transfer. It does so once.
+        self._resumptions: Dict[Receiver, Resumption] = {}
+        self.outcome = Outcome.ACTIVE
+        # What broke it, in words; "" for the network.
+        self.failure = ""
+
+    @property
+    def first(self) -> int:
+        """The first byte of the file that the request asked for."""
+        return self.spans[0][0]
+
+    @property
+    def asks_for_everything(self) -> bool:
+        return count_bytes(self.spans) == self.version.size
+
+    @property
+    def reaches_end(self) -> bool:
+        """Whether the request was for one range that ends with the file."""
+        return len(self.spans) == 1 and self.spans[0][1] == self.version.size
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the receiver goes on with bytes that it has, without telling of which version."""
+        return self.first > 0 and not self.names_version and self.form is not RangeForm.SUFFIX
+
+    def begin_body(self, position: int, length: int) -> None:
+        """Note that *length* bytes of body follow at *position* of the channel."""
+        self._position = position
+        self._length = length
+
+    def end(self, outcome: Outcome, failure: str = "") -> None:
+        """Note how it has ended; *failure*: what broke it, "" for the network."""
+        self.outcome = outcome
+        self.failure = failure
+
+    def note_resumed(self, receiver: Receiver, offset: int) -> None:
+        """Note that *receiver* has asked for the bytes from *offset* on."""
+        self._resumptions[receiver] = Resumption(offset, self.acknowledged())
+
+    def is_longer_than(self, count: int) -> bool:
+        """Return whether the body has more than *count* bytes."""
+        return self._length > count
+
+    def is_broken_off(self, arrived: Sequence[Span]) -> bool:
+        """Return whether it broke, its receiver has not resumed it, and the rest of it is not among
+        the spans that have *arrived*: aria2 ends a segment early if another one has the rest."""
+        if self.outcome is not Outcome.BROKEN or self.receiver in self._resumptions:
+            return False
+        rest_stop = self.spans[-1][1]
+        rest_start = min(self.resume_offset(), rest_stop - 1)
+        return not any(start <= rest_start and rest_stop <= stop for start, stop in arrived)
+
+    def _count(self, position: int) -> int:
+        """Return how many bytes of the body lie before *position* of the channel."""
+        if self._position is None:
+            return 0
+        return min(max(position - self._position, 0), self._length)
 
     def acknowledged(self) -> int:
-        return min(max(self.connection.acknowledged - self.position, 0), self.length)
+        """Return how many bytes of the body are acknowledged."""
+        return self._count(self.channel.acknowledged)
 
-    def left_off(self) -> int:
-        """Return the first byte that is not acknowledged."""
+    def is_acknowledged(self) -> bool:
+        """Return whether the whole body is acknowledged."""
+        return self._position is not None and self.acknowledged() == self._length
+
+    def resume_offset(self) -> int:
+        """Return the first byte of the file that is not acknowledged."""
         return self.first + self.acknowledged()
 
-    def arrived(self) -> list[Span]:
-        """Return what its download has by it; of several ranges only the end tells."""
-        if self.gone_on and self.receiver != self.download.receiver:
-            # What this one got since another has gone on from there, that one has not.
-            return [(self.first, self.gone_on[1])]
-        if self.state is State.FINISHED or len(self.spans) > 1:
-            return self.spans if self.state is State.FINISHED else []
-        stop = self.left_off()
-        if self.gone_on and self.gone_on[0] == self.acknowledged() and not self.is_reset:
-            # A network that breaks takes acknowledgements with it: where its receiver went on
-            # tells what it had.
-            stop = max(stop, self.gone_on[1])
-        # Whoever resets had not read the last byte, acknowledged or not.
-        return [(self.first, min(stop, self.spans[0][1] - 1))]
-
-    def goes_on_from(self, earlier: Transfer) -> bool:
-        """Tell whether it goes on where *earlier* left off: was that asked for its first byte too,
-        and did its receiver have all before it, as far as acknowledgements tell?"""
-        (start, stop), *further = earlier.spans
-        if further or earlier.gone_on or not max(start, 1) <= self.first < stop:
+    def may_be_resumed(self, receiver: Receiver, offset: int) -> bool:
+        """Return whether *receiver*, if it has what this transfer sent, would ask for *offset*."""
+        if len(self.spans) > 1 or receiver in self._resumptions:
             return False
-        left_off = furthest = earlier.left_off()
-        if not earlier.is_reset:
-            furthest = max(left_off, start + earlier.connection.departed - earlier.position)
-        return left_off - MOST_UNREAD <= self.first <= furthest
+        start, stop = self.spans[0]
+        if self.outcome is Outcome.FINISHED:
+            # yt-dlp and wget2 --chunk-size ask for one closed range after the other.
+            return receiver == self.receiver and offset == stop
+        if not start < offset < stop:
+            # A receiver that begins at the first byte again has nothing of it.
+            return False
+        left_off = self.resume_offset()
+        # A killed program has not read everything that its system acknowledged. A network that
+        # breaks takes acknowledgements with it, and a busy system delays them.
+        transmitted = start + self._count(self.channel.transmitted)
+        return left_off - MAX_UNREAD <= offset <= max(left_off, transmitted)
+
+    def arrived(self) -> List[Span]:
+        """Return what the receiver has by it."""
+        if self.outcome is Outcome.FINISHED:
+            return self.spans
+        if len(self.spans) > 1:
+            # Where the ranges are in the body is not known here.
+            return []
+        start, stop = self.spans[0]
+        arrived_stop = self.resume_offset()
+        resumption = self._resumptions.get(self.receiver)
+        if resumption and resumption.acknowledged == self.acknowledged():
+            # The receiver has asked for what follows, so it has had the bytes before.
+            arrived_stop = max(arrived_stop, resumption.offset)
+        # A receiver that resets a connection has not read the last byte.
+        return [(start, min(arrived_stop, stop - 1))]
+
+    def is_lingering(self, now: float, asked_at: float) -> bool:
+        """Return whether its receiver, whose download was asked for last at *asked_at*, seems to
+        have given it up.
+
+        The connection of a network that broke lingers for a minute. It shows no progress after its
+        receiver has resumed it, or for some seconds in which the receiver has asked for more, or
+        another receiver has gone on with it.
+        """
+        resumption = self._resumptions.get(self.receiver)
+        if resumption and resumption.acknowledged == self.acknowledged():
+            return True
+        if now - self.channel.last_progress < STALLED_AFTER:
+            return False
+        return bool(self._resumptions) or asked_at > self.channel.last_progress
+
+
+class Session:
+    """A stretch of time in which a download is under way, from a request to the next pause."""
+
+    def __init__(self, request_line: str, now: float, arrived: int, acknowledged: int) -> None:
+        """*arrived*, *acknowledged*: bytes of the download until now."""
+        # The request that began it, which its log lines quote.
+        self.request_line = request_line
+        self.began_at = now
+        self.arrived_before = arrived
+        # When bytes were last acknowledged, and when a transfer last ended.
+        self.last_progress = now
+        self.quiet_since = now
+        # Transfers that broke meanwhile.
+        self._broken: List[Transfer] = []
+        # Times, and bytes that had been acknowledged by then, for the rate of the last seconds.
+        self._samples: Deque[Tuple[float, int]] = deque([(now, acknowledged)], maxlen=5)
+        # When the last line about progress was logged, and at how many tenths of the file.
+        self.reported_at = now
+        self.reported_tenths = 0
+
+    def note_ended(self, transfer: Transfer, now: float) -> None:
+        """Note that *transfer* has ended."""
+        self.last_progress = max(self.last_progress, transfer.channel.last_progress)
+        self.quiet_since = now
+        if transfer.outcome is Outcome.BROKEN:
+            self._broken.append(transfer)
+
+    def broken_off(self, arrived: Sequence[Span]) -> Optional[Transfer]:
+        """Return the transfer that broke off last; *arrived*: what the receiver has by now."""
+        for transfer in reversed(self._broken):
+            if transfer.is_broken_off(arrived):
+                return transfer
+        return None
+
+    def note_report(self, now: float, tenths: int) -> None:
+        """Note that progress was logged."""
+        self.reported_at = now
+        self.reported_tenths = tenths
+
+    def add_sample(self, now: float, acknowledged: int) -> None:
+        """Remember how far the download is, once a second."""
+        if now - self._samples[-1][0] >= 1:
+            self._samples.append((now, acknowledged))
+
+    def rate(self, now: float, acknowledged: int) -> float:
+        """Return how many bytes a second were acknowledged in the last seconds."""
+        then, before = self._samples[0]
+        return (acknowledged - before) / max(now - then, CHECK_INTERVAL)
 
 
 class Download:
-    """What one receiver has of one version of a representation."""
+    """All transfers by which one receiver fetches one version of one offer."""
 
     def __init__(self, receiver: Receiver, name: str, version: Version) -> None:
-        self.receiver, self.name, self.version = receiver, name, version
-        self.state = State.RESTING
-        # Transfers that have not ended, and those that broke last, to be gone on from; what arrived
-        # by all that have ended, and how many bytes they had acknowledged; how many requests came.
-        self.transfers: list[Transfer] = []
-        self.broken: deque[Transfer] = deque(maxlen=MOST_BROKEN)
-        self.ended: list[Span] = []
-        self.past = self.requests = 0
-        # One of another version that its receiver has begun since, and not as a mere probe.
-        self.given_up_for: Download | None = None
+        self.receiver = receiver
+        self.name = name
+        # The version that was asked for last; if the file has grown, an older one is a part of it.
+        self.version = version
+        self.status = Status.PAUSED
+        # How many requests have joined it, and when the last one did.
+        self.requests = 0
+        self.asked_at = 0.0
+        self.session: Optional[Session] = None
+        self.active: List[Transfer] = []
+        # Transfers that have ended, the last ones of them.
+        self.ended: Deque[Transfer] = deque(maxlen=MAX_ENDED)
+        # What arrived by transfers that have ended, or was inherited.
+        self._ended_spans: List[Span] = []
+        # Bytes that were acknowledged of transfers that have ended.
+        self._ended_bytes = 0
+        # How many bytes, from the first one on, the receiver has from before this start.
+        self.claimed = 0
+        # The receiver that has gone on with it, and how many bytes had been acknowledged by then.
+        self.heir: Optional[Receiver] = None
+        self._superseded_at = 0
 
-    def rouse(self, line: str, now: float) -> None:
-        """Begin a stretch that ends when it rests again; *line* is its first request."""
-        self.line, self.began, self.moved, self.ended_at = line, now, now, now
-        # What broke of it last; what came before; what came until the last few seconds.
-        self.failure: str | None = None
-        self.before = self.came()
-        self.samples = deque([(now, self.before)], maxlen=5)
+    # What happens to it. The registry calls these.
 
-    def came(self) -> int:
-        """Return how many bytes were ever acknowledged."""
-        return self.past + sum(map(Transfer.acknowledged, self.transfers))
+    def join(self, transfer: Transfer, now: float) -> None:
+        """Add *transfer*, whose request is answered now."""
+        self.version = transfer.version
+        self.requests += 1
+        self.asked_at = now
+        self.heir = None
+        self.active.append(transfer)
+        if self.status is not Status.UNDER_WAY:
+            arrived = count_bytes(self.arrived())
+            self.session = Session(transfer.request_line, now, arrived, self.acknowledged())
+            self.status = Status.UNDER_WAY
 
-    def is_live(self) -> bool:
-        return self.state in (State.UNDER_WAY, State.RESTING)
+    def claim(self, count: int) -> None:
+        """Believe the receiver that it has the first *count* bytes from before this start."""
+        self.claimed = count
 
-    def is_under_way(self) -> bool:
-        return any(not transfer.is_left for transfer in self.transfers)
+    def inherit(self, spans: Iterable[Span]) -> None:
+        """Count *spans*, which another receiver got, or an older transfer, as arrived."""
+        self._ended_spans = unite([*self._ended_spans, *spans])
 
-    def count_arrived(self, *others: Download) -> int:
-        """Return how many bytes of the version have arrived by it, or by one of *others*."""
-        arrived: list[Span] = []
-        for download in (self, *others):
-            arrived += chain(download.ended, *map(Transfer.arrived, download.transfers))
-        return count_bytes(unite(arrived))
+    def note_superseded(self, heir: Receiver) -> None:
+        """Note that *heir*, another receiver, goes on with it."""
+        self.heir = heir
+        self._superseded_at = self.acknowledged()
 
-    def was_probe(self, others: Iterable[Download]) -> bool:
-        """Tell whether it, nothing of which is under way, was one request for everything that its
-        receiver, which has more of one of *others*, soon broke off."""
-        probe = next(iter(self.broken), None)
-        if not probe or probe.failure or not probe.is_everything or self.requests > 1:
+    def note_ended(self, transfer: Transfer, now: float) -> None:
+        """Move *transfer*, which has ended, to those that may be resumed."""
+        self.active.remove(transfer)
+        self.ended.append(transfer)
+        self._ended_spans = unite([*self._ended_spans, *transfer.arrived()])
+        self._ended_bytes += transfer.acknowledged()
+        if self.session:
+            self.session.note_ended(transfer, now)
+
+    def note_resumed(self, transfer: Transfer, receiver: Receiver, offset: int) -> None:
+        """Note that *receiver* resumes *transfer*, one of this download, at *offset*."""
+        transfer.note_resumed(receiver, offset)
+        if transfer.outcome is not Outcome.ACTIVE and receiver == self.receiver:
+            self.inherit(transfer.arrived())
+
+    def pause(self) -> None:
+        self.status = Status.PAUSED
+
+    def deliver(self) -> None:
+        """Note that the receiver has the whole version."""
+        self.status = Status.DELIVERED
+        self._ended_spans = [(0, self.version.size)]
+        self.ended.clear()
+
+    # What it is.
+
+    def acknowledged(self) -> int:
+        """Return how many bytes were acknowledged, those that were sent twice counted twice."""
+        return self._ended_bytes + sum(transfer.acknowledged() for transfer in self.active)
+
+    def arrived(self) -> List[Span]:
+        """Return what the receiver has from here."""
+        spans = list(self._ended_spans)
+        for transfer in self.active:
+            spans += transfer.arrived()
+        return unite(spans)
+
+    def held(self) -> List[Span]:
+        """Return what the receiver has, with what it had before this start."""
+        return unite([*self.arrived(), (0, self.claimed)])
+
+    def is_whole(self) -> bool:
+        size = self.version.size
+        return size > 0 and self.held() == [(0, size)]
+
+    def is_active(self, now: float) -> bool:
+        """Return whether something of it is under way."""
+        return any(not transfer.is_lingering(now, self.asked_at) for transfer in self.active)
+
+    def is_quiet(self, now: float) -> bool:
+        """Return whether nothing of it was acknowledged for a moment."""
+        return all(now - each.channel.last_progress >= QUIET_AFTER for each in self.active)
+
+    def has_asked_for(self, offset: int) -> bool:
+        """Return whether the receiver has the byte at *offset* by it, or waits for it."""
+        if self.status is Status.DELIVERED:
+            return True
+        spans = self.held()
+        for transfer in (*self.active, *self.ended):
+            if transfer.outcome is not Outcome.BROKEN and not transfer.channel.is_reset:
+                spans += transfer.spans
+        return any(start <= offset < stop for start, stop in spans)
+
+    def is_superseded(self) -> bool:
+        """Return whether another receiver has gone on with it, and it made no progress since."""
+        return self.heir is not None and self._superseded_at == self.acknowledged()
+
+    def is_brief(self) -> bool:
+        """Return whether it is one request, broken off or for a few bytes."""
+        if self.requests != 1 or self.status is Status.DELIVERED or self.claimed:
             return False
-        # Of another version only aria2's can be one, which has no Range: axel, which asks for
-        # bytes=0-, may as well begin anew.  So may whoever had been delivered before.
-        is_any, arrived = probe.status == 200, self.count_arrived()
-        others = [d for d in others if d.is_live() or d.ended_at >= self.began]
-        rivals = [d for d in others if d.version == self.version or (is_any and d.is_live())]
-        rivals = rivals[-MOST_LOOKED_AT:]
-        return arrived < PROBE and any(rival.count_arrived() > arrived for rival in rivals)
+        if any(not transfer.channel.is_reset for transfer in self.active):
+            return False
+        return count_bytes(self.arrived()) < MAX_PROBE
 
-    def row(self, now: float) -> Row:
-        (then, came), address = self.samples[0], self.receiver.address
-        rate = (self.came() - came) / max(now - then, TICK)
-        idle = now - max([self.moved, *(t.connection.moved for t in self.transfers)])
-        return Row(self.name, address, self.count_arrived(), self.version.size, rate, idle)
+    def is_probe(self) -> bool:
+        """Return whether its receiver only looked, so that this tells nothing of what it has.
 
-    def who(self) -> str:
-        return f"{self.name} to {self.receiver.address}"
+        A brief download is a probe, but for one request: the ``bytes=0-`` with which axel probes
+        cannot be told from a fresh start.
+        """
+        transfers = (*self.active, *self.ended)
+        is_for_bytes_0 = any(each.has_range and each.asks_for_everything for each in transfers)
+        return self.is_brief() and not is_for_bytes_0
+
+    def broken_off(self) -> Optional[Transfer]:
+        """Return the transfer of the present session that broke off last, if one did."""
+        if self.session is None:
+            return None
+        return self.session.broken_off(self.arrived())
+
+    def has_failed(self) -> bool:
+        """Return whether it broke off by a failure of this machine, not by the network."""
+        broken = self.broken_off()
+        return broken is not None and broken.failure != ""
+
+    def is_probe_for_everything(self) -> bool:
+        """Return whether it is a probe as aria2 makes it: aria2 asks for everything, and resets
+        that before it asks for the pieces that it lacks."""
+        transfers = (*self.active, *self.ended)
+        return self.is_probe() and any(each.asks_for_everything for each in transfers)
+
+    def may_have_the_rest(self) -> bool:
+        """Return whether the receiver got all that it asked for here, so that it may have had the
+        rest of the file before."""
+        arrived = self.arrived()
+        is_broken = any(transfer.is_broken_off(arrived) for transfer in self.ended)
+        return not self.active and not is_broken
+
+    def has_too_many_spans(self) -> bool:
+        """Return whether it is absurdly fragmented."""
+        return len(self._ended_spans) > MAX_SPANS
+
+    def row(self, label: str, now: float) -> Row:
+        """Return how the terminal shows it; *label* names its receiver."""
+        assert self.session
+        rate = self.session.rate(now, self.acknowledged())
+        progress = [self.session.last_progress]
+        progress += [transfer.channel.last_progress for transfer in self.active]
+        idle = now - max(progress)
+        return Row(self.name, label, count_bytes(self.held()), self.version.size, rate, idle)
 
     def portion(self) -> str:
-        arrived, size = self.count_arrived(), self.version.size
-        return f"{percentage(arrived, size)} ({format_size(arrived)} of {format_size(size)})"
-
-    def event_at_rest(self, is_whole: bool) -> str:
-        """Say what became of the stretch; *is_whole*: whether the receiver has all now."""
-        if self.failure is not None and not is_whole:
-            return f"req terminated. at {self.portion()}{self.failure and ', '}{self.failure}"
-        size = "" if is_whole else f" of {format_size(self.version.size)}"
-        seconds = max(self.moved - self.began, 0.001)
-        came = self.came() - self.before
-        rate = format_size(came / seconds)
-        return f"req finished. {format_size(came)}{size}, {seconds:.1f} s, {rate}/s"
+        """Return how much of the file the receiver has: "45% (640.0 MiB of 1.4 GiB)"."""
+        count = count_bytes(self.held())
+        size = self.version.size
+        share = format_percentage(count, size)
+        return f"{share} ({format_size(count)} of {format_size(size)})"
 
 
-def find_download(
-    transfer: Transfer, known: Iterable[Download]
-) -> tuple[Download | None, Transfer | None]:
-    """Return which of the downloads of its name, the last asked for last, *transfer* belongs to,
-    and what it goes on from; None if that is a new one, or nothing."""
-    # 1. Whoever is answered with everything begins anew.
-    if transfer.is_everything:
-        return None, None
-    # Whoever says which version it has was answered accordingly.
-    is_bare = transfer.first > 0 and not transfer.is_conditional
-    known = [d for d in known if is_bare or d.version == transfer.version]
-    mine = [d for d in known if d.receiver == transfer.receiver]
-    # It begins at the end of what its receiver was delivered: to get what was appended.
-    ended = [d for d in mine if d.state is State.DELIVERED and d.version.size == transfer.first]
-    if ended and not ended[-1].given_up_for:
-        return ended[-1], None
-    own = [d for d in mine if d.is_live() and not d.given_up_for]
-    live = [d for d in known if d.is_live() and (d in mine or not d.given_up_for)]
-    left = [old for d in live for old in (*d.transfers, *d.broken) if transfer.goes_on_from(old)]
-    # The nearest, and one of the same receiver before others, even of what it has given up.
-    left.sort(
-        key=lambda old: (
-            old.download not in own,
-            old.download not in mine,
-            abs(old.left_off() - transfer.first),
-        )
+def is_whole_together(download: Download, partners: Sequence[Download]) -> bool:
+    """Return whether the receiver of *download* has the whole by it and its *partners*."""
+    spans = download.held()
+    for partner in partners:
+        spans += partner.held()
+    return unite(spans) == [(0, download.version.size)]
+
+
+# --- Which download a request belongs to.
+
+
+class Match(NamedTuple):
+    """What a request goes on with."""
+
+    download: Download
+    transfer: Optional[Transfer]  # the transfer that it resumes, if it is one
+
+
+class Placement(NamedTuple):
+    """Where a request belongs."""
+
+    match: Optional[Match]  # what it goes on with; None if it begins something new
+    joined: Optional[Download] = None  # the download that it becomes a part of; None: a new one
+    is_refused: bool = False  # whether what it goes on with is of another version
+    claimed: int = 0  # bytes that the receiver has from before this start
+
+
+def is_continued_by(old: Version, new: Version, digests: Mapping[int, int]) -> bool:
+    """Return whether a receiver may go on with *new* after a part of *old*.
+
+    It may if the two are the same, or if *new* is the same file, appended to; *digests*: of the
+    bytes of *new* before each of the sizes that older versions had.
+    """
+    if new.etag == old.etag:
+        return True
+    if new.file_id is None or digests.get(old.size) != old.end_digest:
+        return False
+    if new.size == old.size:
+        # FUSE gives an unchanged file another inode when memory is short.
+        return new.mtime_ns == old.mtime_ns
+    return new.size > old.size and new.file_id == old.file_id
+
+
+def given_up(downloads: Sequence[Download]) -> Set[Download]:
+    """Return which of *downloads*, in the order in which they were asked for, their receivers have
+    given up: those of older versions. A probe gives nothing up."""
+    lost: Set[Download] = set()
+    later_tags: Dict[Tuple[str, Receiver], Set[str]] = {}
+    for download in reversed(downloads):
+        tags = later_tags.setdefault((download.name, download.receiver), set())
+        if tags - {download.version.etag}:
+            lost.add(download)
+        if not download.is_probe():
+            tags.add(download.version.etag)
+    return lost
+
+
+def nearest_left_off(request: Transfer, downloads: Iterable[Download]) -> Optional[Match]:
+    """Return which of *downloads* left off nearest to where *request* begins."""
+    found: List[Tuple[int, Match]] = []
+    for download in downloads:
+        for transfer in (*download.active, *download.ended):
+            if transfer.may_be_resumed(request.receiver, request.first):
+                distance = abs(transfer.resume_offset() - request.first)
+                found.append((distance, Match(download, transfer)))
+        end = download.version.size
+        is_behind_end = end - MAX_UNREAD <= request.first <= end
+        is_at_address = download.receiver.address == request.receiver.address
+        is_other_version = download.version.etag != request.version.etag
+        is_delivered = download.status is Status.DELIVERED and is_other_version
+        if is_delivered and is_behind_end and is_at_address:
+            # The receiver has all of the older version, and goes on behind its end.
+            found.append((end - request.first, Match(download, None)))
+    if not found:
+        return None
+    return min(found, key=lambda each: each[0])[1]
+
+
+class Known(NamedTuple):
+    """The downloads of an offer as a request finds them, the one asked for last at the end."""
+
+    current: List[Download]  # of the receiver itself, of the version that it asked for last
+    given_up: List[Download]  # of the receiver itself, of older versions
+    probes: List[Download]  # of the receiver itself; they are not in the other lists
+    others: List[Download]  # of other receivers, of the versions that they asked for last
+    given_up_by_others: List[Download]
+    now: float
+
+    @property
+    def has_asked_for_everything(self) -> bool:
+        """Whether the receiver has asked for everything and broken that off, as aria2 does before
+        it asks for the pieces that it lacks."""
+        return any(download.is_probe_for_everything() for download in self.probes)
+
+
+def sort_known(downloads: Sequence[Download], receiver: Receiver, now: float) -> Known:
+    """Return *downloads* of an offer, sorted for a request of *receiver*."""
+    lost = given_up(downloads)
+    own = [each for each in downloads if each.receiver == receiver]
+    probes = [each for each in own if each.is_probe()]
+    others = [each for each in downloads if each.receiver != receiver]
+    return Known(
+        current=[each for each in own if each not in lost and each not in probes],
+        given_up=[each for each in own if each in lost and each not in probes],
+        probes=probes,
+        others=[each for each in others if each not in lost],
+        given_up_by_others=[each for each in others if each in lost],
+        now=now,
     )
-    # 2. It goes on from what the same receiver left off.
-    if left and left[0].download in own:
-        return left[0].download, left[0]
-    # 3. It is a further segment, or a piece whose beginning nobody knows.
-    under_way = [download for download in own if download.is_under_way()]
-    if under_way:
-        return under_way[-1], None
-    if own:
-        return max(own, key=Download.count_arrived), None
-    # 4. It goes on from what another left off: people move to another network, and resume; or two
-    # share an address, and one of them has what the other has given up.
-    if left:
-        return left[0].download, left[0]
-    # 5. Nothing is known of it.
-    return ended[-1] if ended else None, None
 
 
-class Downloads:
-    """All downloads, and the connections that they come by."""
+def left_off_by_itself(request: Transfer, known: Known) -> Optional[Match]:
+    """It begins where a transfer of the same receiver left off."""
+    return nearest_left_off(request, known.current)
+
+
+def left_off_before(request: Transfer, known: Known) -> Optional[Match]:
+    """The receiver has not asked for the byte before, so it had that byte before: by a probe that
+    was none, as a part of another version, or at another address, with another program, of which
+    nothing is heard any more. aria2 resumes every segment in this way."""
+    if request.form is RangeForm.OPEN and known.current:
+        # Not a segment. curl and wget go on with one transfer, players jump about.
+        return nearest_left_off(request, known.given_up)
+    if any(download.has_asked_for(request.first - 1) for download in known.current):
+        return None
+    receiver = request.receiver
+    abandoned = [each for each in known.others if each.heir == receiver or each.is_quiet(known.now)]
+    if known.has_asked_for_everything:
+        # aria2 may go on with an older version near whose beginning its probe of this one left off.
+        older = [
+            each
+            for each in (*known.given_up, *abandoned)
+            if each.receiver.address == receiver.address
+            and each.version.etag != request.version.etag
+        ]
+        match = nearest_left_off(request, older)
+        if match:
+            return match
+    return nearest_left_off(request, [*known.probes, *known.given_up, *abandoned])
+
+
+def asked_for_last(request: Transfer, known: Known) -> Optional[Match]:
+    """The receiver has something of the file: what it asked for last. It is another segment, or
+    begins where no transfer has been."""
+    for download in reversed(known.current):
+        is_same_version = download.version.etag == request.version.etag
+        if download.status is Status.DELIVERED and is_same_version:
+            # The receiver has all of this version, so it asks for something new.
+            continue
+        return Match(download, None)
+    return None
+
+
+def left_off_elsewhere(request: Transfer, known: Known) -> Optional[Match]:
+    """It begins where a transfer left off that the receiver has given up, or another receiver's:
+    people resume in another network, or with another program."""
+    for downloads in (known.given_up, known.others, known.given_up_by_others):
+        match = nearest_left_off(request, downloads)
+        if match:
+            return match
+    return None
+
+
+def probed_before(request: Transfer, known: Known) -> Optional[Match]:
+    """The receiver has only probed, which tells that it has something, and another program at its
+    address has something at rest: aria2 goes on with what curl left off."""
+    if not known.probes or known.current:
+        return None
+    for download in reversed(known.others):
+        is_at_address = download.receiver.address == request.receiver.address
+        is_left = download.is_quiet(known.now) and not download.is_probe()
+        if is_at_address and is_left:
+            return Match(download, None)
+    return None
+
+
+# The evidence in the order of its rank: the first that finds something decides.
+EVIDENCE = (
+    left_off_by_itself,
+    left_off_before,
+    asked_for_last,
+    left_off_elsewhere,
+    probed_before,
+)
+# Evidence that tells only that the receiver has something, not where it stands.
+VAGUE_EVIDENCE = (asked_for_last, probed_before)
+
+
+def place(
+    request: Transfer, downloads: Sequence[Download], digests: Mapping[int, int], now: float
+) -> Placement:
+    """Return where *request* belongs among *downloads* of its offer, the one asked for last at the
+    end; *digests*: see ``is_continued_by``."""
+    if request.asks_for_everything:
+        return Placement(None)
+    if not request.is_bare:
+        # It goes on with nothing, or with this version: other versions have no say.
+        downloads = [each for each in downloads if each.version.etag == request.version.etag]
+    known = sort_known(downloads, request.receiver, now)
+    for evidence in EVIDENCE:
+        match = evidence(request, known)
+        if match is None:
+            continue
+        if is_continued_by(match.download.version, request.version, digests):
+            return Placement(match, joined=joined_download(request, match, known))
+        is_exact = evidence not in VAGUE_EVIDENCE
+        if is_exact or request.form is RangeForm.OPEN or known.has_asked_for_everything:
+            return Placement(match, is_refused=True)
+        # Readers of archives ask for closed ranges at random: remotezip, pip, fsspec. They go on
+        # with nothing, and never ask for everything first.
+    return Placement(None, claimed=claimed_bytes(request, known))
+
+
+def joined_download(request: Transfer, match: Match, known: Known) -> Optional[Download]:
+    """Return the download that *request*, which goes on with *match*, becomes a part of; None for a
+    new one. No download changes its owner."""
+    if match.download.receiver == request.receiver:
+        return match.download
+    for download in reversed(known.current):
+        is_same_version = download.version.etag == request.version.etag
+        if is_same_version and download.status is not Status.DELIVERED:
+            return download
+    return None
+
+
+def claimed_bytes(request: Transfer, known: Known) -> int:
+    """Return how many bytes the receiver of *request*, which fits nothing that is known, has from
+    before this start.
+
+    The first request of a receiver that resumes at a byte, and asks for the rest of the file, tells
+    that it has the bytes before. A closed range tells so only after a probe as aria2 makes it:
+    readers of archives begin with such a range as well.
+    """
+    if not request.reaches_end or known.current or known.given_up:
+        return 0
+    if request.form is RangeForm.OPEN:
+        return request.first
+    if request.form is RangeForm.CLOSED and known.has_asked_for_everything:
+        return request.first
+    return 0
+
+
+# --- What the log, the rows and the summary say of downloads.
+
+
+def describe_pause(download: Download) -> str:
+    """Return the log's words for a download that pauses before it is whole."""
+    broken = download.broken_off()
+    if broken and broken.failure:
+        return f"req terminated. at {download.portion()}, {broken.failure}"
+    if broken:
+        return f"req terminated. at {download.portion()}"
+    return describe_arrival(download, f" of {format_size(download.version.size)}")
+
+
+def describe_arrival(download: Download, of_size: str = "") -> str:
+    """Return what arrived since the last pause: "req finished. 793.6 MiB, 6.1 s, 130.1 MiB/s"."""
+    assert download.session
+    arrived = count_bytes(download.arrived()) - download.session.arrived_before
+    seconds = max(download.session.last_progress - download.session.began_at, 0.001)
+    rate = format_size(arrived / seconds)
+    return f"req finished. {format_size(arrived)}{of_size}, {seconds:.1f} s, {rate}/s"
+
+
+def describe_delivery(download: Download, requests: int) -> str:
+    """Return the log's words for a download that is whole after so many *requests*."""
+    size = format_size(download.version.size)
+    if download.claimed:
+        before = format_size(download.claimed)
+        return f"delivered. {size}, of which the first {before} before this start"
+    return f"delivered. {size} in {pluralize(requests, 'request')}"
+
+
+def program_name(agent: str) -> str:
+    """Return what to call a program: "curl" for the User-Agent "curl/7.88.1"."""
+    for browser in ("Edg", "Firefox", "Chrome", "Safari"):
+        if f"{browser}/" in agent:
+            return browser.lower()
+    name = re.split("[/ (]", agent.strip(), maxsplit=1)[0]
+    return name[:MAX_PROGRAM].lower() or "no User-Agent"
+
+
+def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
+    """Return the address of *receiver*, and its program where another one of *rivals*, which fetch
+    the same offer, has the same address."""
+    for rival in rivals:
+        if rival.address == receiver.address and rival != receiver:
+            return f"{receiver.address} ({program_name(receiver.agent)})"
+    return receiver.address
+
+
+# --- Downloads: registry ------------------------------------------------------------------
+# All channels and all downloads, behind the one lock of this program. There are four events: a
+# transfer begins (``begin``), a receiver says something (``on_input``), a connection fails
+# (``on_error``), and time passes (``check_all``). Each notes facts, lets the decisions above judge
+# them, and logs what has changed. The lock is never held while the disk, the network or the
+# terminal is waited for: the log only queues lines, and the thread of a connection checks its file
+# before it takes the lock.
+
+FIRST_PAUSE = 0.005  # seconds after which a response is first looked at again, then twice as many
+MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
+MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
+MAX_CONFIRMED = 1 << 16  # bytes of body that count at once where a system tells nothing
+REPORT_INTERVAL = 60  # seconds between two lines about the progress of a download
+STOP_TIME = 0.4  # seconds that transfers get to end when the program is stopped
+RECEIVER_NOTE = "waiting for a receiver (Ctrl-C to stop)"
+
+Log = Callable[[str, str, str], None]
+
+
+class Registry:
+    """Who has which file by now."""
 
     def __init__(
         self,
-        log: Callable[[str, str, str], None],
+        log: Log,
         timeout: float = 60,
-        wanted: int = 0,
+        max_deliveries: int = 0,
         named: Iterable[str] = (),
+        rate_limit: int = 0,
+        reports_progress: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
-        """*timeout*: seconds without progress that end a connection; *wanted*: deliveries, of each
-        of *named* if there are any, that are enough, or 0."""
-        self.log, self._timeout, self._wanted, self._clock = log, timeout, wanted, clock
-        # Of each connection the transfer that has not ended; downloads, the last asked for, or
-        # changed, last.
-        self._transfers: dict[Connection, Transfer | None] = {}
-        self._downloads: dict[Download, None] = {}
-        # How often what was delivered, each that was named or "" for all; and what to whom.
-        self._counts = Counter(dict.fromkeys(named or [""], 0))
-        self._delivered: Counter[str] = Counter()
-        # Guards all this, and tells when a transfer has ended.
-        self._changed = threading.Condition(threading.RLock())
+        """*log*: takes an address, a subject and an event; *timeout*: seconds without progress that
+        end a connection; *max_deliveries*: deliveries, of each of *named* if there are any, that
+        are enough, or 0; *rate_limit*: bytes a second for all receivers together, or 0;
+        *reports_progress*: whether a long download makes a line now and then."""
+        self.log = log
+        self._timeout = timeout
+        self._max_deliveries = max_deliveries
+        self._rate_limit = rate_limit
+        self._reports_progress = reports_progress
+        # Tells the time in seconds, to the channels as well.
+        self.clock = clock
+        # Seconds in which a reset may still follow the last acknowledgement.
+        self._reset_grace = RESET_GRACE
+        # The active transfer of each channel, or None.
+        self._transfers: Dict[Channel, Optional[Transfer]] = {}
+        # The download of each active transfer.
+        self._download_of: Dict[Transfer, Download] = {}
+        # All downloads that are remembered, the one asked for last at the end.
+        self._downloads: List[Download] = []
+        # How many deliveries each named offer has had, or all offers together under "".
+        self._deliveries_by_name: Dict[str, int] = dict.fromkeys(named or [""], 0)
+        # What was delivered to whom, how often.
+        self._deliveries: Counter[Tuple[str, Receiver]] = Counter()
+        # Guards all of this; notified when a transfer has ended.
+        self._lock = threading.Condition()
 
-    def begin(self, connection: Connection, transfer: Transfer, tail: Callable[[int], int]) -> None:
-        """Let *transfer* begin, or raise Refusal where another answer is due; *tail*: what an older
-        version's was, by its size, if this is the same file, appended to."""
-        with self._changed:
-            # Whoever asks for more waits until a body has come: one file is open at a time.
-            while self._transfers[connection]:
-                self._changed.wait(0.005)
-                self._settle(connection, 0)
-            if not transfer.is_everything:
-                carriers = [c for c, t in self._transfers.items() if t and t.name == transfer.name]
-                for other in carriers[-MOST_LOOKED_AT:]:
-                    self._settle(other, GRACE)
-            known = [d for d in self._downloads if d.name == transfer.name]
-            download, predecessor = find_download(transfer, known)
-            if download and transfer.version != download.version:
-                # The same file, appended to, is the same to go on with.
-                old, new = download.version, transfer.version
-                is_file = new.file_id is not None and new.file_id == old.file_id
-                if not is_file or new.size <= old.size or tail(old.size) != old.tail:
-                    raise Refusal(409, phrase="The file has changed: start over")
-            if transfer.length == 0 < transfer.version.size:
-                raise Refusal(416, fields={"Content-Range": f"bytes */{transfer.version.size}"})
-            is_active = download is not None and download.state is State.UNDER_WAY
-            if not is_active and self.is_enough():
-                raise Refusal(503, "no more downloads are wanted")
-            if not download:
-                download = Download(transfer.receiver, transfer.name, transfer.version)
-                # Whoever begins a version anew, or names it, has given up the older ones.
-                if transfer.first == 0 or transfer.is_conditional:
-                    for older in self._own(download):
-                        if older.version != download.version and not older.given_up_for:
-                            older.given_up_for = download
-            download.receiver, download.version = transfer.receiver, transfer.version
-            download.given_up_for = None
-            if predecessor:
-                predecessor.gone_on = (predecessor.acknowledged(), transfer.first)
-                # Of another receiver, which may be there still, only time tells: see watch.
-                predecessor.is_left = predecessor.receiver == transfer.receiver
-                if predecessor.state is State.BROKEN:
-                    download.ended += predecessor.arrived()
-            if not is_active:
-                download.rouse(transfer.line, self._clock())
-                self.log(transfer.receiver.address, transfer.line, f"{transfer.status} -")
-            self._move(download, State.UNDER_WAY)
-            download.requests += 1
-            download.transfers.append(transfer)
-            transfer.connection, transfer.download = connection, download
-            self._transfers[connection] = transfer
+    # A transfer begins.
 
-    def went_on(self, connection: Connection) -> None:
-        """Note that *connection* is new, or that its receiver goes on: with a request, or a FIN."""
-        with self._changed:
-            self._transfers.setdefault(connection, None)
-            self._settle(connection, 0)
-            connection.moved = self._clock()
+    def sizes_of_other_versions(self, transfer: Transfer) -> Set[int]:
+        """Return the sizes of older versions that *transfer* might go on with.
 
-    def broken(self, connection: Connection, error: BaseException) -> None:
-        """Note that *error* ends the connection, or the body that is being sent on it."""
-        with self._changed:
-            # ENOTCONN is what Linux says of a connection after its reset.
-            if isinstance(error, ConnectionError) or getattr(error, "errno", 0) == errno.ENOTCONN:
-                connection.is_reset = True
-            # What has arrived has arrived, unless it was a reset.
-            self._settle(connection, 0)
-            self._settle(connection, 0, failure_reason(error))
+        The caller reads the bytes before each of these ends, and hands ``begin`` the digests, so
+        that no disk is waited for here.
+        """
+        if not transfer.is_bare:
+            return set()
+        with self._lock:
+            versions = [each.version for each in self._downloads if each.name == transfer.name]
+        return {each.size for each in versions if each.etag != transfer.version.etag}
 
-    def leave(self, connection: Connection) -> None:
-        """Wait until the transfer on *connection* has ended, then forget it."""
-        with self._changed:
-            while self._transfers[connection]:
-                self._changed.wait()
-            del self._transfers[connection]
-        # Its thread may have set it once more after the last transfer was ended.
-        connection.file = None
+    def begin(self, transfer: Transfer, digests: Mapping[int, int]) -> None:
+        """Let *transfer* begin as a part of the download that it belongs to. Raise HTTPError where
+        another answer is due."""
+        with self._lock:
+            now = self.clock()
+            self._refresh_channels(transfer)
+            known = [each for each in self._downloads if each.name == transfer.name]
+            placement = place(transfer, known, digests, now)
+            if placement.is_refused:
+                raise HTTPError(
+                    409,
+                    phrase="The file has changed: start over",
+                    reason="the file has changed, the receiver must start over",
+                )
+            if transfer.first >= transfer.version.size > 0:
+                content_range = f"bytes */{transfer.version.size}"
+                raise HTTPError(416, fields={"Content-Range": content_range})
+            if self.has_enough() and not self._goes_on(placement):
+                raise HTTPError(503, "no more downloads are wanted", reason="enough was delivered")
+            download = self._download_for(transfer, placement)
+            if download.status is not Status.UNDER_WAY:
+                status = 206 if transfer.has_range else 200
+                self.log(transfer.receiver.address, transfer.request_line, f"{status} -")
+            download.join(transfer, now)
+            self._downloads.append(download)
+            self._transfers[transfer.channel] = transfer
+            self._download_of[transfer] = download
+            self._share_rate()
 
-    def watch(self, patience: float = 1) -> None:
-        """Settle what time settles, and cut what has not gone forward for too long; *patience*:
-        the part of GRACE and REST that there is time for."""
-        with self._changed:
-            for connection in self._transfers:
-                self._settle(connection, GRACE * patience)
-                if self._clock() - connection.moved > self._timeout:
-                    missing = "was acknowledged" if connection.waiting else "came from the disk"
-                    self._settle(connection, 0, f"nothing {missing} for {self._timeout:g} s")
-                    connection.cut()
-            now, rest = self._clock(), REST * patience
-            for transfer in filter(None, self._transfers.values()):
-                silent = now - transfer.connection.moved
-                if transfer.gone_on and silent >= STALLED * patience:
-                    transfer.is_left = True
-            for download in self._under_way():
-                if now - download.samples[-1][0] >= 1:
-                    download.samples.append((now, download.came()))
-                if not download.is_under_way() and now - download.ended_at >= rest:
-                    self._conclude(download, State.RESTING)
-            resting = [d for d in self._downloads if d.state is not State.UNDER_WAY]
-            for download in resting[:-MOST_RESTING]:
-                self._move(download, State.FORGOTTEN)
-
-    def stop(self) -> list[str]:
-        """End what is acknowledged, let rest what has ended; return the summary, in lines."""
-        with self._changed:
-            self.watch(0)
-            known, active = [d for d in self._downloads if not d.given_up_for], self._under_way()
-            have = {(d.who(), d.version) for d in self._downloads if d.state is State.DELIVERED}
-            # Whoever was delivered it does not lack it, unless one of that address is at it again.
-            lacking = [d for d in known if d in active or (d.who(), d.version) not in have]
-            portions = [f"{download.who()} at {download.portion()}" for download in lacking]
-            told = [f"{who} ({n} times)" if n > 1 else who for who, n in self._delivered.items()]
-            line = f"delivered: {some(told)}" if told else "nothing was delivered"
-            return [f"stopped. {line}"] + [f"not whole: {some(portions)}"] * bool(portions)
-
-    def is_enough(self) -> bool:
-        """Tell whether what was wanted is delivered."""
-        return 0 < self._wanted <= min(self._counts.values())
-
-    def is_over(self) -> bool:
-        """Tell whether what was wanted is delivered, and nothing is under way any more."""
-        with self._changed:
-            active = [t for t in self._transfers.values() if t and not t.is_left]
-            return self.is_enough() and not active and not self._under_way()
-
-    def rows(self, most: int) -> tuple[list[Row], int]:
-        """Return what is under way, oldest first: at most so many, and how many there are more."""
-        with self._changed:
-            shown = [d for d in self._under_way() if d.is_under_way() and not d.given_up_for]
-            shown.sort(key=lambda download: download.began)
-            return [d.row(self._clock()) for d in shown[:most]], max(0, len(shown) - most)
-
-    def _under_way(self) -> list[Download]:
-        return [d for d in self._downloads if d.state is State.UNDER_WAY]
-
-    def _own(self, download: Download) -> list[Download]:
-        """Return the other ones of its receiver and name."""
-        known = [d for d in self._downloads if d.name == download.name and d is not download]
-        return [d for d in known if d.receiver == download.receiver]
-
-    def _settle(self, connection: Connection, patience: float, failure: str | None = None) -> None:
-        """End the transfer on *connection* if it is over, as the first table says; *patience*:
-        seconds in which a reset could still come, 0 once its receiver goes on; *failure*: what
-        else breaks it, "" for the network."""
-        transfer = self._transfers.get(connection)
-        if not transfer:
+    def _refresh_channels(self, transfer: Transfer) -> None:
+        """Bring what is known of the other transfers of the same offer up to date."""
+        if transfer.asks_for_everything:
             return
-        connection.look()
-        now = self._clock()
-        is_there = connection.acknowledged >= transfer.position + transfer.length
-        is_broken = connection.is_reset or failure is not None
-        if not is_broken and (now - connection.moved < patience or not is_there):
+        rivals = [each for each in self._transfers.values() if each and each.name == transfer.name]
+        for rival in rivals[-MAX_EXAMINED:]:
+            rival.channel.refresh()
+            if rival.channel.is_reset:
+                self._end(rival, Outcome.BROKEN)
+
+    def _goes_on(self, placement: Placement) -> bool:
+        """Return whether a request goes on with a download that is under way."""
+        match = placement.match
+        return match is not None and match.download.status is Status.UNDER_WAY
+
+    def _download_for(self, transfer: Transfer, placement: Placement) -> Download:
+        """Return the download that *placement* tells, taken from the list, or a new one."""
+        match = placement.match
+        if placement.joined:
+            download = placement.joined
+            self._downloads.remove(download)
+        else:
+            download = Download(transfer.receiver, transfer.name, transfer.version)
+            download.claim(placement.claimed)
+        if match and match.download is not download:
+            self._hand_over(match, transfer, download)
+        elif match and match.transfer:
+            download.note_resumed(match.transfer, transfer.receiver, transfer.first)
+        elif match:
+            # A receiver that fetches segments has not told what it had before.
+            download.claim(0)
+        return download
+
+    def _hand_over(self, match: Match, transfer: Transfer, heir: Download) -> None:
+        """Let *heir*, to which *transfer* belongs, have what another download got."""
+        heir.inherit(match.download.arrived())
+        heir.claim(match.download.claimed)
+        if match.transfer:
+            heir.inherit([(match.transfer.first, transfer.first)])
+            match.download.note_resumed(match.transfer, transfer.receiver, transfer.first)
+        match.download.note_superseded(transfer.receiver)
+
+    def _share_rate(self) -> None:
+        """Divide the rate limit among the transfers that are under way."""
+        if self._rate_limit == 0:
             return
-        file, connection.file = connection.file, None
-        try:
-            # What lay in the queue was the file itself.
-            if file and not is_broken:
-                file.check()
-        except (ContentChanged, OSError) as error:
-            is_broken, failure = True, failure_reason(error)
-        transfer.state = State.BROKEN if is_broken else State.FINISHED
-        transfer.is_reset, transfer.failure = connection.is_reset, failure or ""
-        download = transfer.download
-        download.past += transfer.acknowledged()
-        download.moved = max(download.moved, connection.moved)
-        self._transfers[connection] = None
-        download.transfers.remove(transfer)
-        connection.moved = download.ended_at = now
-        # Of absurdly many spans the last are forgotten, so that they are never called whole.
-        download.ended = unite([*download.ended, *transfer.arrived()])[:MOST_SPANS]
-        if is_broken and not transfer.gone_on:
-            download.failure = transfer.failure
-            download.broken.append(transfer)
-        is_whole = transfer.is_everything and transfer.version == download.version
-        if is_whole and not is_broken and transfer.receiver != download.receiver:
-            # It was there all the time, whoever has gone on from where it was.
-            its_own = Download(transfer.receiver, transfer.name, transfer.version)
-            its_own.rouse(transfer.line, now)
-            its_own.requests = 1
-            self._deliver(its_own, [])
-        elif is_whole and not is_broken and download.is_live():
+        busy = self._busy_transfers()
+        for transfer in busy:
+            transfer.channel.limit_rate(max(1, self._rate_limit // len(busy)))
+
+    # A receiver says something, or its connection ends.
+
+    def add(self, channel: Channel) -> None:
+        """Watch *channel*, whose receiver has connected."""
+        with self._lock:
+            self._transfers[channel] = None
+
+    def on_input(self, channel: Channel) -> None:
+        """Note that the receiver of *channel* begins a request, or has closed."""
+        with self._lock:
+            channel.note_progress()
+
+    def on_error(self, channel: Channel, error: BaseException) -> None:
+        """Note that *error* has ended the connection, or the body that was sent on it."""
+        with self._lock:
+            channel.refresh()
+            # ENOTCONN is what Linux answers on a connection after its reset.
+            is_reset = isinstance(error, ConnectionError) and not isinstance(
+                error, ConnectionAbortedError
+            )
+            if is_reset or getattr(error, "errno", None) == errno.ENOTCONN:
+                channel.note_reset()
+            transfer = self._transfers.get(channel)
+            if transfer:
+                self._end(transfer, Outcome.BROKEN, describe_failure(error))
+
+    def remove(self, channel: Channel) -> None:
+        """Forget *channel*, whose thread closes it next."""
+        with self._lock:
+            transfer = self._transfers[channel]
+            if transfer:
+                self._end(transfer, Outcome.BROKEN)
+            del self._transfers[channel]
+
+    def wait_until_ended(self, channel: Channel) -> None:
+        """Wait in the thread of *channel* until its transfer, if it has one, has ended. Raise
+        OSError where the connection fails, and FileChanged where the file has changed."""
+        has_input = channel.wait_for_input(FIRST_PAUSE)
+        pause = FIRST_PAUSE
+        while True:
+            with self._lock:
+                transfer = self._transfers[channel]
+                if transfer is None:
+                    return
+                channel.refresh()
+                if channel.is_reset:
+                    raise ConnectionResetError
+                rest = self._seconds_to_end(transfer, has_input)
+            if rest == 0:
+                break
+            if has_input:
+                # The input stays there, so it cannot be waited for.
+                time.sleep(pause)
+            else:
+                has_input = channel.wait_for_input(min(rest, pause))
+            pause = min(2 * pause, CHECK_INTERVAL)
+        if channel.file_in_queue:
+            channel.file_in_queue.ensure_unchanged()
+        with self._lock:
+            self._end(transfer, Outcome.FINISHED)
+
+    def _seconds_to_end(self, transfer: Transfer, has_input: bool) -> float:
+        """Return after how many seconds *transfer* has finished if nothing happens; 0 for now."""
+        if not transfer.is_acknowledged():
+            return CHECK_INTERVAL
+        if has_input:
+            # The receiver asks for more, or has closed: it has read the response.
+            return 0
+        channel = transfer.channel
+        if not channel.reports_acknowledgements and transfer.is_longer_than(MAX_CONFIRMED):
+            # Only the receiver can tell, by closing.
+            return CHECK_INTERVAL
+        return max(0, channel.last_progress + self._reset_grace - self.clock())
+
+    def _end(self, transfer: Transfer, outcome: Outcome, failure: str = "") -> None:
+        """Let *transfer* end, unless it has ended before; see what becomes of its download."""
+        if transfer.outcome is not Outcome.ACTIVE:
+            return
+        transfer.end(outcome, failure)
+        channel = transfer.channel
+        self._transfers[channel] = None
+        now = self.clock()
+        download = self._download_of.pop(transfer)
+        download.note_ended(transfer, now)
+        self._judge(download, transfer)
+        channel.note_progress()
+        self._share_rate()
+        self._lock.notify_all()
+
+    def _judge(self, download: Download, ended: Transfer) -> None:
+        """See what becomes of *download* now that one of its transfers has *ended*."""
+        is_complete = ended.outcome is Outcome.FINISHED and ended.asks_for_everything
+        if is_complete and ended.version == download.version:
             self._deliver(download, [])
-        self._conclude(download, download.state)
-        self._changed.notify_all()
+        elif download.has_too_many_spans():
+            self._forget(download)
+        else:
+            self._update(download)
 
-    def _conclude(self, download: Download, otherwise: State) -> None:
-        """Move *download*, as the second table says: if it is neither whole nor a probe, to the
-        state *otherwise*."""
-        if not download.is_live() or download.is_under_way():
+    # Time passes.
+
+    def check_all(self) -> None:
+        """Bring everything up to date, and end connections without progress."""
+        with self._lock:
+            now = self.clock()
+            for channel, transfer in list(self._transfers.items()):
+                channel.refresh()
+                if now - channel.last_progress > self._timeout:
+                    self._time_out(channel, transfer)
+            for download in self._under_way():
+                if download.session:
+                    download.session.add_sample(now, download.acknowledged())
+                self._update(download)
+                self._report(download)
+            for download in self._downloads:
+                if download.status is Status.PAUSED and download.active:
+                    self._update(download)
+            self._share_rate()
+            self._forget_old()
+
+    def _time_out(self, channel: Channel, transfer: Optional[Transfer]) -> None:
+        """End a connection that makes no progress."""
+        if transfer:
+            missing = "was acknowledged"
+            if channel.unacknowledged == 0 and not transfer.is_acknowledged():
+                missing = "came from the disk"
+            self._end(transfer, Outcome.BROKEN, f"nothing {missing} for {self._timeout:g} s")
+        channel.abort()
+
+    def _forget(self, download: Download) -> None:
+        """Let no later request be a part of *download*."""
+        if download in self._downloads:
+            self._downloads.remove(download)
+
+    def _forget_old(self) -> None:
+        """Forget the downloads at rest that were asked for longest ago."""
+        resting = [each for each in self._downloads if each.status is not Status.UNDER_WAY]
+        for download in resting[: max(0, len(resting) - MAX_PAUSED)]:
+            self._forget(download)
+
+    # What becomes of a download.
+
+    def _update(self, download: Download) -> None:
+        """Move *download* to the status that the table of the decisions tells."""
+        now = self.clock()
+        if download.status is Status.DELIVERED or download.is_active(now):
             return
-        for lingering in download.transfers:
-            lingering.connection.look()
-        others = self._own(download)
-        same = [d for d in others if d.is_live() and d.version == download.version]
-        quiet = [other for other in same if not other.is_under_way()]
-        for joined in ([], quiet):
-            if 0 < download.count_arrived(*joined) == download.version.size:
-                self._deliver(download, joined)
-                return
-        if download.was_probe(others):
-            for other in others:
-                if other.given_up_for is download:
-                    other.given_up_for = None
-            self._move(download, State.FORGOTTEN)
-        elif otherwise is not download.state:
-            self._move(download, otherwise)
-            if not download.given_up_for:
-                self.log(download.receiver.address, download.line, download.event_at_rest(False))
+        for channel in [transfer.channel for transfer in download.active]:
+            channel.refresh()
+        same = self._same(download)[-MAX_EXAMINED:]
+        unfinished = [each for each in same if each.status is not Status.DELIVERED]
+        partners = [each for each in unfinished if not each.is_active(now)]
+        if download.is_whole():
+            self._deliver(download, [])
+        elif is_whole_together(download, partners):
+            self._deliver(download, partners)
+        elif download.status is Status.UNDER_WAY:
+            session = download.session
+            if session and now - session.quiet_since >= PAUSE_AFTER:
+                self._pause(download)
 
-    def _deliver(self, download: Download, joined: Sequence[Download]) -> None:
-        """Let *download*, whole together with *joined* of the same receiver, be delivered once."""
-        address, size = download.receiver.address, download.version.size
-        if download.state is State.UNDER_WAY:
-            self.log(address, download.line, download.event_at_rest(True))
-        requests = plural(sum(each.requests for each in (download, *joined)), "request")
-        self.log(address, f"/{download.name}", f"delivered. {format_size(size)} in {requests}")
-        for other in self._own(download):
-            if other in joined or (not other.is_live() and other.version == download.version):
-                self._move(other, State.FORGOTTEN)
-        download.ended = [(0, size)]
-        download.broken.clear()
-        self._move(download, State.DELIVERED)
-        self._delivered[download.who()] += 1
-        self._counts.update({"", download.name} & self._counts.keys())
+    def _same(self, download: Download) -> List[Download]:
+        """Return the other downloads of the same version by the same receiver."""
+        return [
+            each
+            for each in self._downloads
+            if each is not download
+            and each.name == download.name
+            and each.receiver == download.receiver
+            and each.version.etag == download.version.etag
+        ]
 
-    def _move(self, download: Download, state: State) -> None:
-        """Let *download* be in *state*, as the one that changed last."""
-        download.state = state
-        self._downloads.pop(download, None)
-        if state is not State.FORGOTTEN:
-            self._downloads[download] = None
+    def _pause(self, download: Download) -> None:
+        """Let *download* rest, and log it unless that would mislead."""
+        event = describe_pause(download)
+        download.pause()
+        lost = given_up(self._of_offer(download))
+        if not self._is_left_unsaid(download, lost):
+            assert download.session
+            self.log(download.receiver.address, download.session.request_line, event)
+
+    def _is_left_unsaid(self, download: Download, lost: Set[Download]) -> bool:
+        """Return whether a download at rest stands for nobody who waits for the rest: another
+        receiver goes on with it, its receiver has begun another version, or it was a probe of
+        somebody who has more."""
+        if download.is_superseded() or download in lost:
+            return True
+        if not download.is_brief() or download.has_failed():
+            return False
+        own = [each for each in self._of_offer(download) if each.receiver == download.receiver]
+        if any(each.asked_at > download.asked_at for each in own if each in self._under_way()):
+            # The pieces for which aria2 and axel have probed.
+            return True
+        rivals = self._same(download)
+        if download.is_probe():
+            address = download.receiver.address
+            rivals = [each for each in self._of_offer(download) if each.receiver.address == address]
+        arrived = count_bytes(download.held())
+        return any(count_bytes(rival.held()) > arrived for rival in rivals)
+
+    def _of_offer(self, download: Download) -> List[Download]:
+        """Return the downloads of the same offer."""
+        return [each for each in self._downloads if each.name == download.name]
+
+    def _deliver(self, download: Download, partners: Sequence[Download]) -> None:
+        """Let *download*, whole together with *partners* of the same receiver, be delivered."""
+        address = download.receiver.address
+        session = download.session
+        requests = download.requests + sum(each.requests for each in partners)
+        if session and download.status is Status.UNDER_WAY:
+            self.log(address, session.request_line, describe_arrival(download))
+        self.log(address, f"/{download.name}", describe_delivery(download, requests))
+        for other in self._same(download):
+            # A later delivery of a version stands for an earlier one.
+            if other in partners or other.status is Status.DELIVERED:
+                self._forget(other)
+        download.deliver()
+        self._deliveries[download.name, download.receiver] += 1
+        for name in ("", download.name):
+            if name in self._deliveries_by_name:
+                self._deliveries_by_name[name] += 1
+
+    def _report(self, download: Download) -> None:
+        """Log the progress of a long download now and then, where there is no terminal."""
+        now = self.clock()
+        session = download.session
+        if not self._reports_progress or session is None:
+            return
+        if download.status is not Status.UNDER_WAY or not download.is_active(now):
+            return
+        tenths = count_bytes(download.held()) * 10 // max(download.version.size, 1)
+        is_due = now - session.reported_at >= REPORT_INTERVAL
+        if is_due and tenths > session.reported_tenths:
+            rate = format_size(session.rate(now, download.acknowledged()))
+            event = f"req under way. at {download.portion()}, {rate}/s"
+            self.log(download.receiver.address, session.request_line, event)
+            session.note_report(now, tenths)
+
+    # What others ask.
+
+    def has_enough(self) -> bool:
+        """Return whether all deliveries that are wanted have been made."""
+        return 0 < self._max_deliveries <= min(self._deliveries_by_name.values())
+
+    def is_done(self) -> bool:
+        """Return whether enough was delivered, and nothing is under way any more."""
+        with self._lock:
+            return self.has_enough() and not self._under_way() and not self._busy_transfers()
+
+    def waiting_note(self) -> str:
+        """Return the words for the last row of a terminal while there are no other rows."""
+        with self._lock:
+            if self.has_enough():
+                count = len(self._under_way())
+                return f"enough delivered: waiting for {pluralize(count, 'download')} to end"
+            if self._under_way():
+                return ""
+            return RECEIVER_NOTE
+
+    def rows(self, limit: int) -> Tuple[List[Row], int]:
+        """Return a row for each download under way, oldest first and at most *limit*, and how many
+        there are more."""
+        with self._lock:
+            now = self.clock()
+            shown = [each for each in self._under_way() if each.is_active(now)]
+            lost = given_up(self._downloads)
+            shown = [each for each in shown if each not in lost]
+            shown.sort(key=lambda each: each.session.began_at if each.session else 0)
+            rows = [each.row(self._label(each), now) for each in shown[:limit]]
+            return rows, max(0, len(shown) - limit)
+
+    def stop(self) -> List[str]:
+        """End what is acknowledged, and return the closing lines."""
+        with self._lock:
+            self._reset_grace = 0
+            # The threads of the connections end the transfers, since they check the files.
+            self._lock.wait_for(self._nothing_is_acknowledged, STOP_TIME)
+            for download in self._under_way():
+                self._update(download)
+            return self._closing_lines()
+
+    def has_unfinished(self) -> bool:
+        """Return whether a receiver may want to resume after a restart."""
+        with self._lock:
+            return bool(self._unfinished())
+
+    def abort_connections(self) -> int:
+        """End all connections; return how many there were. Their threads remove them."""
+        with self._lock:
+            for channel in self._transfers:
+                channel.abort()
+            return len(self._transfers)
+
+    def close_connections(self) -> None:
+        """Close all sockets, so that the system still sends what was handed over."""
+        with self._lock:
+            for channel in self._transfers:
+                channel.close()
+
+    def _nothing_is_acknowledged(self) -> bool:
+        """Return whether no transfer waits only for the time in which a reset may come."""
+        active = self._active_transfers()
+        for transfer in active:
+            transfer.channel.refresh()
+        return not any(transfer.is_acknowledged() for transfer in active)
+
+    def _closing_lines(self) -> List[str]:
+        """Return the summary: what was delivered, and who has not got everything."""
+        delivered = []
+        for (name, receiver), count in self._deliveries.items():
+            label = receiver_label(receiver, self._rivals(name))
+            times = f" ({count} times)" if count > 1 else ""
+            delivered.append(f"{name} to {label}{times}")
+        lines = ["stopped. nothing was delivered"]
+        if delivered:
+            lines = [f"stopped. delivered: {join_limited(delivered)}"]
+        unfinished = self._unfinished()
+        lines += [self._describe_unfinished(each) for each in unfinished[:MAX_LISTED]]
+        if len(unfinished) > MAX_LISTED:
+            lines.append(f"and {len(unfinished) - MAX_LISTED} more")
+        return lines
+
+    def _unfinished(self) -> List[Download]:
+        """Return the downloads whose receivers lack, or may lack, a part of the file."""
+        lost = given_up(self._downloads)
+        return [each for each in self._downloads if self._is_unfinished(each, lost)]
+
+    def _is_unfinished(self, download: Download, lost: Set[Download]) -> bool:
+        if download.status is Status.DELIVERED or self._is_left_unsaid(download, lost):
+            return False
+        # A receiver to which this version was delivered lacks nothing, unless it is at it again.
+        has_it = any(each.status is Status.DELIVERED for each in self._same(download))
+        return download.status is Status.UNDER_WAY or not has_it
+
+    def _describe_unfinished(self, download: Download) -> str:
+        """Return the summary's line for a download that is not delivered."""
+        who = f"{download.name} to {self._label(download)}"
+        if download.may_have_the_rest():
+            arrived = format_size(count_bytes(download.arrived()))
+            size = format_size(download.version.size)
+            return f"unknown: {who} got {arrived} of {size} from here; it may have had the rest"
+        return f"not whole: {who} at {download.portion()}"
+
+    def _label(self, download: Download) -> str:
+        """Return what to call the receiver of *download*."""
+        return receiver_label(download.receiver, self._rivals(download.name))
+
+    def _rivals(self, name: str) -> Set[Receiver]:
+        """Return the receivers that fetch, or have fetched, the offer *name*."""
+        rivals = {receiver for delivered, receiver in self._deliveries if delivered == name}
+        rivals |= {each.receiver for each in self._downloads if each.name == name}
+        return rivals
+
+    def _under_way(self) -> List[Download]:
+        return [each for each in self._downloads if each.status is Status.UNDER_WAY]
+
+    def _active_transfers(self) -> List[Transfer]:
+        return [transfer for transfer in self._transfers.values() if transfer]
+
+    def _busy_transfers(self) -> List[Transfer]:
+        """Return the active transfers that do not linger."""
+        now = self.clock()
+        return [
+            transfer
+            for transfer, download in self._download_of.items()
+            if not transfer.is_lingering(now, download.asked_at)
+        ]
 
 
-# --- HTTP: the handler and the quiet server -----------------------------------------------
-# A thread serves each connection, one request after the other: http.server reads the request line
-# and dispatches, parse_request reads the rest of the head, do_GET goes from the share over
-# preconditions and ranges to a transfer, and sends head and body.  Every Refusal is answered by
-# refuse.  The server accepts as many connections as there are descriptors for.
+# --- Server: the handler, the quiet server, TLS -------------------------------------------
+# Each connection has a thread of its own, which answers one request after the other: http.server
+# reads the request line and calls ``parse_request`` and ``do_GET``. A request that cannot be
+# answered as asked raises HTTPError, from wherever that is found out; ``handle`` answers it.
 
-# Bytes of a request line, and of the fields after it; empty lines before; characters of a
-# User-Agent.
-MAX_HEAD, MAX_EMPTY, MAX_AGENT = 1 << 16, 1000, 200
+MAX_HEAD = 1 << 16  # bytes of a request line, and of all field lines together
+MAX_EMPTY_LINES = 1000  # before a request
+MAX_AGENT = 200  # characters of a User-Agent that are remembered
+INPUT_BUFFER = 1 << 10  # bytes; every connection holds one, and most heads are shorter
+NOT_FOUND_ADVICE = "ask the sender for the complete link."
 
 
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     """Answers GET and HEAD for what a Share offers: whole, in one range or in several."""
 
-    server: QuietServer
+    server: "QuietServer"
     headers: Mapping[str, str]  # type: ignore[assignment]
     raw_requestline: bytes
 
     protocol_version = "HTTP/1.1"
-    # Else the end of a body waits for a delayed acknowledgement.
+    # With Nagle's algorithm the end of a body would wait for a delayed acknowledgement.
     disable_nagle_algorithm = True
-    # A head needs no more, and every connection holds one.
-    rbufsize = 1 << 10
+
+    def __init__(self, request: Any, client_address: Any, server: "QuietServer") -> None:
+        # Past SimpleHTTPRequestHandler, which asks for the current folder: it may be gone.
+        http.server.BaseHTTPRequestHandler.__init__(self, request, client_address, server)
+
+    def setup(self) -> None:
+        super().setup()
+        self.channel = Channel(self.connection, self.server.registry.clock)
+        # The file that http.server has made would need a socket that blocks.
+        self.rfile.close()
+        self.rfile = io.BufferedReader(ChannelReader(self.channel), INPUT_BUFFER)
+        # The program at the other end. libtorrent names it only in its first request.
+        self._agent = ""
 
     def handle(self) -> None:
-        """Answer one request after the other; return once the last answer has come, or broken."""
-        self.transport, downloads = Connection(self.connection), self.server.downloads
-        downloads.went_on(self.transport)
+        """Answer one request after the other, until the connection ends. Raise OSError and
+        FileChanged where it ends by an error."""
+        registry = self.server.registry
+        registry.add(self.channel)
         try:
-            getattr(self.connection, "do_handshake", int)()
-            self.close_connection = False
-            while not self.close_connection:
-                # Whatever comes next, be it the end, tells that what is acknowledged has been read.
-                self.rfile.peek(1)  # type: ignore[attr-defined]
-                downloads.went_on(self.transport)
-                self.close_connection = True
-                try:
-                    self.handle_one_request()
-                except Refusal as refusal:
-                    self.refuse(refusal)
-            self.transport.shut()
-            # To close with input unread would reset the connection under the receiver (RFC 9112,
-            # section 9.6).  Not through OpenSSL, which answers a mere FIN with an alert.
-            while socket.socket.recv(self.connection, CHUNK):
-                pass
-            downloads.went_on(self.transport)
+            self.channel.handshake()
+            self._answer_requests()
+            self.channel.finish_writing()
+            self.channel.discard_input()
         except BaseException as error:
-            downloads.broken(self.transport, error)
+            registry.on_error(self.channel, error)
             raise
         finally:
-            downloads.leave(self.transport)
+            registry.remove(self.channel)
+
+    def _answer_requests(self) -> None:
+        self.close_connection = False
+        while not self.close_connection:
+            # Wait for the next request, or for the end.
+            self.rfile.peek(1)  # type: ignore[attr-defined]
+            self.server.registry.on_input(self.channel)
+            # A connection is kept only if the head of the request allows it.
+            self.close_connection = True
+            try:
+                self.handle_one_request()
+            except HTTPError as error:
+                self._send_http_error(error)
 
     def parse_request(self) -> bool:
-        """Read the rest of the head, and tell whether it came.  Raise Refusal."""
-        line, skipped = self.raw_requestline, 0
-        # RFC 9112, section 2.2: empty lines before a request.
-        while line in (b"\r\n", b"\n") and skipped < MAX_EMPTY:
-            line, skipped = self.rfile.readline(MAX_HEAD + 1), skipped + 1
-        self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        if len(line) > MAX_HEAD:
-            raise Refusal(414)
-        head, most = bytearray(line), len(line) + MAX_HEAD
-        for line in iter(functools.partial(self.rfile.readline, MAX_HEAD + 1), b""):
-            head += line
-            if len(head) > most:
-                raise Refusal(431)
-            if line in (b"\r\n", b"\n"):
-                break
-        else:
+        """Read the rest of the head; return whether it came. Raise HTTPError."""
+        head = self._read_head()
+        if head is None:
             return False
-        self.command, self.path, _, self.headers, is_kept = parse_head(bytes(head))
-        self.close_connection = not is_kept
+        request = parse_request_head(head)
+        self.command = request.method
+        self.path = request.target
+        self.headers = request.fields
+        self.close_connection = not request.keeps_connection
+        self._agent = request.fields.get("user-agent", self._agent)[:MAX_AGENT]
         return True
 
+    def _read_head(self) -> Optional[bytes]:
+        """Return the head of the request, whose first line was read; None if it breaks off."""
+        line = self.raw_requestline
+        skipped = 0
+        # RFC 9112, section 2.2: ignore empty lines before a request.
+        while line in (b"\r\n", b"\n") and skipped < MAX_EMPTY_LINES:
+            line = self.rfile.readline(MAX_HEAD + 1)
+            skipped += 1
+        self.requestline = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        if len(line) > MAX_HEAD:
+            raise HTTPError(414)
+        head = bytearray(line)
+        limit = len(line) + MAX_HEAD
+        while line:
+            line = self.rfile.readline(MAX_HEAD + 1)
+            head += line
+            if len(head) > limit:
+                raise HTTPError(431)
+            if line in (b"\r\n", b"\n"):
+                return bytes(head)
+        return None
+
     def do_GET(self) -> None:
-        match = TARGET.fullmatch(self.path)
-        if not match:
-            raise Refusal(400, "malformed request target")
+        offer = self._open_offer()
         try:
-            representation = self.server.share.open(match[1] or "/")
-        except OSError:
-            # No descriptor left: a 404 would be a lie that clients believe.
-            raise Refusal(503, fields={"Retry-After": "1"}) from None
-        if representation is None:
-            raise Refusal(404)
-        name, version = representation.name, representation.version
-        fields = {"Accept-Ranges": "bytes", "ETag": version.etag}
-        if representation.modified is not None:
-            fields["Last-Modified"] = http_date(representation.modified)
-        status = precondition_status(self.headers, version.etag, representation.modified) or 200
-        if status == 200:
-            fields["Content-Disposition"] = content_disposition(as_utf8(name))
-            fields["Content-Type"] = self.guess_type("/" + name)
-        if status == 304 or self.command == "HEAD":
-            self.log_request(status)
-            self.transport.send([self.head(status, fields, version.size)])
-            return
-        asked = self.headers.get("range", "")
-        # RFC 9110, section 13.1.5: a date cannot tell two versions of one second apart.
-        is_other = self.headers.get("if-range", version.etag) != version.etag
-        if is_other or (self.server.resume_only and not re.fullmatch("(?i)bytes=[0-9]+-", asked)):
-            asked = ""
-        spans = parse_range(asked, version.size)
-        parts: list[bytes | Span] = [*(spans or [(0, version.size)])]
-        if len(spans) == 1:
-            fields["Content-Range"] = f"bytes {spans[0][0]}-{spans[0][1] - 1}/{version.size}"
-        elif spans:
-            boundary = os.urandom(12).hex()
-            parts = multipart(spans, version.size, fields["Content-Type"], boundary)
-            fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-        receiver = Receiver(self.client_address[0], self.headers.get("user-agent", "")[:MAX_AGENT])
-        status = 206 if spans else 200
-        version = version._replace(tail=representation.tail(version.size))
-        # Firefox, and the parallel downloads of Chromium, name with If-Match the version they have.
-        names_tag = "if-range" in self.headers or self.headers.get("if-match", "*") != "*"
-        transfer = Transfer(receiver, self.requestline, name, version, parts, status, names_tag)
-        self.server.downloads.begin(self.transport, transfer, representation.tail)
-        head = self.head(status, fields, transfer.length)
-        transfer.position = self.transport.sent + len(head)
-        pieces = ([p] if isinstance(p, bytes) else representation.parts(*p) for p in parts)
-        self.transport.send(chain([head], *pieces))
+            self._answer_for(offer)
+        finally:
+            offer.close()
 
     do_HEAD = do_GET
 
-    def do_POST(self) -> None:
-        raise Refusal(405, fields={"Allow": "GET, HEAD"})
+    def _open_offer(self) -> Offer:
+        """Return what the request asks for; the caller closes it. Raise HTTPError."""
+        path = parse_target(self.path)
+        try:
+            offer = self.server.share.open(path)
+        except OSError:
+            # Out of descriptors: 404 would be a lie that clients believe.
+            raise HTTPError(503, fields={"Retry-After": "1"}) from None
+        if offer is None:
+            raise HTTPError(404, NOT_FOUND_ADVICE)
+        return offer
 
-    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
+    def _answer_for(self, offer: Offer) -> None:
+        """Answer a request for *offer*. Raise HTTPError before anything was sent."""
+        fields = {"Accept-Ranges": "bytes", "ETag": offer.version.etag}
+        if offer.modified is not None:
+            fields["Last-Modified"] = http_date(offer.modified)
+        if check_preconditions(self.headers, offer.version.etag, offer.modified) == 304:
+            self._send_head_alone(304, fields)
+            return
+        fields["Content-Disposition"] = content_disposition(as_utf8(offer.name))
+        fields["Content-Type"] = self.guess_type(offer.name)
+        if self.command == "HEAD":
+            fields["Content-Length"] = str(offer.version.size)
+            self._send_head_alone(200, fields)
+            return
+        ranges, names_version = self._requested_ranges(offer)
+        transfer = self._begin_transfer(offer, ranges, names_version)
+        self._send_body(offer, transfer, ranges, fields)
+        if self.close_connection:
+            # A client that reads until the end need not wait for the acknowledgement.
+            self.channel.finish_writing()
+        self.server.registry.wait_until_ended(self.channel)
+
+    def _requested_ranges(self, offer: Offer) -> Tuple[List[ByteRange], bool]:
+        """Return the ranges that are to be sent, none for the whole file, and whether the request
+        tells by its entity tag that the receiver has this version."""
+        value = self.headers.get("range", "")
+        condition = evaluate_if_range(self.headers, offer.version.etag, offer.modified)
+        if condition is IfRange.FAILED:
+            value = ""
+        if self.server.resume_only:
+            value = resumable_range(value)
+        # Firefox, and parallel downloads of Chromium, send If-Match.
+        names_version = condition is IfRange.TAG or names_entity_tag(self.headers)
+        return parse_ranges(value, offer.version.size), names_version
+
+    def _begin_transfer(
+        self, offer: Offer, ranges: Sequence[ByteRange], names_version: bool
+    ) -> Transfer:
+        """Announce the response to the registry. Raise HTTPError where another one is due."""
+        receiver = Receiver(self.client_address[0], self._agent)
+        transfer = Transfer(
+            self.channel,
+            receiver,
+            self.requestline,
+            offer.name,
+            offer.version,
+            ranges,
+            names_version,
+        )
+        registry = self.server.registry
+        digests = {}
+        for size in registry.sizes_of_other_versions(transfer):
+            digests[size] = offer.digest_before(size)
+        registry.begin(transfer, digests)
+        return transfer
+
+    def _send_body(
+        self,
+        offer: Offer,
+        transfer: Transfer,
+        ranges: Sequence[ByteRange],
+        fields: Mapping[str, str],
+    ) -> None:
+        """Send the head and the body of a response to GET."""
+        fields = dict(fields)
+        size = offer.version.size
+        parts: List[Union[bytes, Span]] = list(transfer.spans)
+        if len(ranges) == 1:
+            start, stop = transfer.spans[0]
+            fields["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        elif ranges:
+            boundary = os.urandom(12).hex()
+            parts = multipart_parts(ranges, size, fields["Content-Type"], boundary)
+            fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+        length = 0
+        for part in parts:
+            length += len(part) if isinstance(part, bytes) else part[1] - part[0]
+        fields["Content-Length"] = str(length)
+        if not self.channel.reports_acknowledgements and length > MAX_CONFIRMED:
+            # Only by closing can the receiver tell that it has everything.
+            self.close_connection = True
+        head = self._head(206 if ranges else 200, fields)
+        transfer.begin_body(self.channel.handed_over + len(head), length)
+        self.channel.send(body_parts(head, parts, offer))
+
+    def _send_head_alone(self, status: int, fields: Mapping[str, str]) -> None:
+        self.log_request(status)
+        self.channel.send([self._head(status, fields)])
+
+    def _send_http_error(self, error: HTTPError) -> None:
+        """Answer with an error; all answers of one kind are the same bytes."""
+        text = f"{error.status} {error.phrase}"
+        if error.detail:
+            text += f": {error.detail}"
+        body = f"{text}\n".encode()
+        if error.status == 416:
+            # curl 7.60 appends the body of a 416 to the file that it has whole.
+            body = b""
+        fields = {"Content-Type": "text/plain; charset=utf-8", **error.fields}
+        fields["Content-Length"] = str(len(body))
+        self.log_request(error.status, f"- {error.reason}".rstrip())
+        response = self._head(error.status, fields, error.phrase)
+        # Not from ``command``: the fields after the line of a HEAD may be malformed.
+        if not self.requestline.startswith("HEAD "):
+            response += body
+        self.channel.send([response])
+
+    def _head(self, status: int, fields: Mapping[str, str], phrase: str = "") -> bytes:
+        """Return the head of a response with *fields*; decide whether the connection is kept."""
+        if self.server.registry.has_enough():
+            self.close_connection = True
+        all_fields = {"Server": "httpd_download", "Date": http_date(int(time.time()))}
+        all_fields.update(fields)
+        all_fields["X-Content-Type-Options"] = "nosniff"
+        version = self.protocol_version
+        if self.requestline.endswith("HTTP/1.0"):
+            version = "HTTP/1.0"
+        if self.close_connection:
+            all_fields["Connection"] = "close"
+        elif version == "HTTP/1.0":
+            all_fields["Connection"] = "keep-alive"
+        if not phrase:
+            phrase = http.HTTPStatus(status).phrase
+        return response_head(version, status, phrase, all_fields)
+
+    def _refuse_method(self) -> None:
+        raise HTTPError(405, fields={"Allow": "GET, HEAD"})
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse_method
 
     def guess_type(self, path: Any) -> str:
         return content_type(path)
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer with an error; every one of a kind is the same bytes."""
-        told = f"{refusal.status} {refusal.phrase}{refusal.detail and ': '}{refusal.detail}\n"
-        # To what it has whole, curl 7.60 adds the body of a 416, and says nothing.
-        body = b"" if refusal.status == 416 else told.encode()
-        fields = {"Content-Type": "text/plain; charset=utf-8", **refusal.fields}
-        self.log_request(refusal.status)
-        head = self.head(refusal.status, fields, len(body), refusal.phrase)
-        # From its line, since what comes after a HEAD may be malformed.
-        self.transport.send([head, b"" if self.requestline.startswith("HEAD ") else body])
-
-    def head(self, status: int, fields: Mapping[str, str], length: int, phrase: str = "") -> bytes:
-        """Return the head of an answer; *length*: of the body, in bytes."""
-        self.close_connection |= self.server.downloads.is_enough()
-        version = "HTTP/1.0" if self.requestline.endswith("HTTP/1.0") else self.protocol_version
-        lines = [f"{version} {status} {phrase or http.HTTPStatus(status).phrase}"]
-        lines += ["Server: httpd_download", f"Date: {http_date(int(time.time()))}"]
-        lines += [f"{name}: {value}" for name, value in fields.items()]
-        lines.append("X-Content-Type-Options: nosniff")
-        if status != 304:
-            lines.append(f"Content-Length: {length}")
-        if self.close_connection or version == "HTTP/1.0":
-            lines.append(f"Connection: {'close' if self.close_connection else 'keep-alive'}")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what http.server finds too long, or has no method for, and read no further."""
+    def send_error(
+        self, code: int, message: Optional[str] = None, explain: Optional[str] = None
+    ) -> None:
+        """Answer a request line that http.server finds too long, or whose method it does not know,
+        and read no further."""
         self.requestline = self.requestline or self.raw_requestline.decode("latin-1")
         self.close_connection = True
-        raise Refusal(code)
+        raise HTTPError(code)
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.server.downloads.log(self.client_address[0], self.requestline, f"{code} {size}")
+    def log_request(self, code: Union[int, str] = "-", size: Union[int, str] = "-") -> None:
+        self.server.registry.log(self.client_address[0], self.requestline, f"{code} {size}")
 
     def log_error(self, format: str, *args: Any) -> None:
-        """Say nothing: a refused request has its line, and http.server adds only time-outs."""
+        """Log nothing: http.server would add a second line to that of the request."""
+
+
+def body_parts(head: bytes, parts: Iterable[Union[bytes, Span]], offer: Offer) -> Iterator[Part]:
+    """Yield *head*, and the *parts* of a body, the spans as the bytes of *offer*."""
+    yield head
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            start, stop = part
+            yield from offer.parts(start, stop)
 
 
 class QuietServer(socketserver.ThreadingTCPServer):
     """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
 
-    # A connection that is still open keeps neither the process nor server_close waiting.
-    daemon_threads = True
     request_queue_size = 1024
-    # Windows, which alone has SO_EXCLUSIVEADDRUSE, lets two servers share a port with SO_REUSEADDR.
+    # The longest time for which ``handle_request`` waits for a connection.
+    timeout = CHECK_INTERVAL
+    daemon_threads = True
+    # Windows lets two servers share a port with SO_REUSEADDR. It alone has SO_EXCLUSIVEADDRUSE.
     allow_reuse_address = not hasattr(socket, "SO_EXCLUSIVEADDRUSE")
-    # Knobs: whether no range but ``bytes=N-`` is honoured, and how https is spoken.
-    resume_only = False
-    tls: ssl.SSLContext | None = None
 
-    def __init__(self, address: Any, share: Share, downloads: Downloads, most: int = 1000) -> None:
-        """Bind *address*, of IPv4 or IPv6, for *most* connections at a time.  Raise OSError."""
-        self.share, self.downloads = share, downloads
-        self._free = threading.Semaphore(most)
+    def __init__(
+        self,
+        address: Tuple[Any, ...],
+        share: Share,
+        registry: Registry,
+        max_connections: int = 1000,
+        resume_only: bool = False,
+        tls: "Optional[ssl.SSLContext]" = None,
+    ) -> None:
+        """Bind *address*, of IPv4 or IPv6. Raise OSError."""
+        self.share = share
+        self.registry = registry
+        # Whether only requests for the rest of a file, from some byte on, get a part of it.
+        self.resume_only = resume_only
+        # How https is spoken; None for http.
+        self._tls = tls
+        # Counts the connections that may still be accepted.
+        self._free_connections = threading.Semaphore(max_connections)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        # Without a directory http.server asks for the current one, which may be gone.
-        super().__init__(address, functools.partial(PartialContentHandler, directory=os.curdir))
+        super().__init__(address, PartialContentHandler)
+        self.server_port: int = self.server_address[1]
 
     def server_bind(self) -> None:
-        """Bind, for IPv4 too where the address is ::; look no name up, as HTTPServer does."""
+        """Bind for IPv4 too where the address is ``::``. HTTPServer would look its name up."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
-        self.server_port: int = self.server_address[1]
 
-    def get_request(self) -> tuple[Any, Any]:
+    def get_request(self) -> Tuple[Any, Any]:
         """Accept a connection while there are descriptors for it and for what it fetches."""
-        if not self._free.acquire(timeout=TICK):
-            raise OSError(errno.EMFILE, "no connection is free")
+        if not self._free_connections.acquire(timeout=CHECK_INTERVAL):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
-            accepted, address = super().get_request()
-            if not address:
-                # macOS, of one that was reset before it was accepted.
-                raise ConnectionAbortedError
-            if self.tls:
-                # The handshake is left to the connection's own thread.
-                accepted = self.tls.wrap_socket(accepted, True, do_handshake_on_connect=False)
-            # IPv4 as such (RFC 4291, section 2.5.5.2).
-            return accepted, (re.sub("^::ffff:", "", address[0]), *address[1:])
+            return self._accept()
         except OSError as error:
-            self._free.release()
-            if error.errno in LACKING:
-                # The listening socket stays readable: without this a busy loop.
-                time.sleep(TICK)
+            self._free_connections.release()
+            if error.errno in RESOURCE_ERRNOS:
+                # The listening socket stays readable: without a pause this would be a busy loop.
+                time.sleep(CHECK_INTERVAL)
             raise
 
+    def _accept(self) -> Tuple[Any, Any]:
+        accepted, address = super().get_request()
+        if not address:
+            # macOS answers so for a connection that was reset before it was accepted.
+            accepted.close()
+            raise ConnectionAbortedError
+        if self._tls:
+            # The handshake is left to the thread of the connection.
+            accepted = self._tls.wrap_socket(
+                accepted, server_side=True, do_handshake_on_connect=False
+            )
+        # Write IPv4 addresses as such (RFC 4291, section 2.5.5.2).
+        host = re.sub("^::ffff:", "", address[0])
+        return accepted, (host, *address[1:])
+
     def shutdown_request(self, request: Any) -> None:
-        """Close the connection, which PartialContentHandler.handle has shut down, if it began."""
-        self._free.release()
+        """Close the connection, which the handler has shut down."""
+        self._free_connections.release()
         self.close_request(request)
 
+    def close_connections(self) -> None:
+        """Close all connections, so that what was handed over still arrives."""
+        self.registry.close_connections()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about networks; name a bug, or what TLS found wrong."""
-        error, told = sys.exc_info()[1], ""
+        """Log a bug, or what TLS found wrong. Say nothing of networks and changed files, of which
+        the registry has logged what there is to say."""
+        error = sys.exc_info()[1]
+        event = ""
         if isinstance(error, OSError) and type(error).__module__ == "ssl":
-            reason = tls_reason(error)
-            # Whoever merely goes, as one that looks whether the port is open, makes no line.
-            told = "" if "EOF" in reason else f"TLS failed. {reason}"
-        elif not isinstance(error, (OSError, ContentChanged)):
-            told = f"internal error. {type(error).__name__}: {error}"
-        if told:
-            self.downloads.log(client_address[0], "-", told)
+            reason = describe_tls_failure(error)
+            # A client that only looks whether the port is open closes without a word.
+            if "EOF" not in reason:
+                event = f"TLS failed. {reason}"
+        elif not isinstance(error, (OSError, FileChanged)):
+            event = f"internal error. {type(error).__name__}: {error}"
+        if event:
+            self.registry.log(client_address[0], "-", event)
 
 
-def tls_reason(error: OSError) -> str:
-    """Say what OpenSSL found wrong, without its own tag, and its place in _ssl.c."""
-    told = re.sub(r"^\[[A-Z].*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
-    return "the client spoke plain http" if "http request" in told.lower() else told
+def describe_tls_failure(error: OSError) -> str:
+    """Return what OpenSSL found wrong, without its own tag and its place in _ssl.c."""
+    text = re.sub(r"^\[[A-Z].*?\] |\s*\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    if "http request" in text.lower():
+        return "the client spoke plain http"
+    return text
 
 
-def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Return a context for servers, TLS 1.2 or newer.  Raise OSError where the files make none."""
+def tls_context(certificate: str, key: Optional[str]) -> "ssl.SSLContext":
+    """Return a context for servers with TLS 1.2 or newer. Raise OSError where the files do not
+    make one."""
     import ssl
 
-    class Socket(ssl.SSLSocket):
-        def recv_into(self, *arguments: Any) -> int:
-            """See a FIN before OpenSSL does, which answers it with an alert, and so a reset."""
-            is_over = not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK)
-            return 0 if is_over else super().recv_into(*arguments)
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class, context.minimum_version = Socket, ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
+    if hasattr(ssl, "TLSVersion"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    # PyPy, LibreSSL and OpenSSL 1.0.2 have no such option.
+    context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
     for path in filter(None, (certificate, key)):
-        # OpenSSL does not say which of the two is missing.
+        # OpenSSL does not tell which of the two files is missing.
         open(path, "rb").close()
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
         files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
-        reason = f"not a certificate with its key: {tls_reason(error)}"
+        reason = f"not a certificate with its key: {describe_tls_failure(error)}"
         raise OSError(errno.EINVAL, reason, files) from None
     return context
 
 
-# --- Addresses and links ------------------------------------------------------------------
-# Where this machine can be reached, as far as its kernel knows.  No name is looked up, and nothing
-# is sent: a connected UDP socket knows its source address.
+# --- Addresses --------------------------------------------------------------------------
+# Knows under which addresses this machine can be reached, as far as its kernel can tell, and how
+# links are written. Nothing is sent and no name is looked up, since a look-up can hang.
 
-# Linux: requests for the flags and for the address of an interface, and the flag of one that runs.
-SIOCGIFFLAGS, SIOCGIFADDR, IFF_RUNNING = 0x8913, 0x8915, 0x40
+# Targets that are never contacted. The kernel tells which address it would send from: first towards
+# the internet (the default route), then towards each kind of private network.
+ROUTE_PROBES = (
+    "8.8.8.8",
+    "2001:4860:4860::8888",
+    "10.254.254.254",
+    "172.31.254.254",
+    "192.168.254.254",
+    "fd00::1",
+)
+# Addresses that no other machine can use: loopback, "unspecified", and link-local IPv6, which
+# works only together with the receiver's own name of its interface.
+UNUSABLE_ADDRESS = re.compile("127[.]|0[.]|fe80:|::1?$")
+
+# Requests to the Linux kernel about one network interface, and the bits of their answers.
+SIOCGIFFLAGS = 0x8913  # asks for the flags
+SIOCGIFADDR = 0x8915  # asks for the IPv4 address
+IFF_RUNNING = 0x40  # the flag of an interface that is up and connected
+IFREQ_SIZE = 40  # bytes of a request: the name of the interface comes first
+IFREQ_FLAGS_OFFSET = 16  # bytes before the flags in an answer
+IFREQ_ADDRESS = slice(20, 24)  # the bytes of the IPv4 address in an answer
 
 
-def local_addresses(ipv6: bool = True) -> list[str]:
-    """Return this machine's addresses, the default route's first; 127.0.0.1 without a network."""
-    targets = ["8.8.8.8", "2001:4860:4860::8888"]
-    targets += ["10.254.254.254", "172.31.254.254", "192.168.254.254", "fd00::1"]
-    found = [_source_address(target) for target in targets if ipv6 or ":" not in target]
-    found += _interface_addresses()
-    # Nobody else gets to loopback's; an fe80: needs the receiver's own zone.
-    told = [address for address in found if not re.match("127[.]|0[.]|fe80:|::1?$|$", address)]
-    return [*dict.fromkeys(told)] or ["127.0.0.1"]
+def local_addresses(with_ipv6: bool = True) -> List[str]:
+    """Return this machine's addresses, that of the default route first; without a network return
+    127.0.0.1 alone."""
+    found = []
+    for target in ROUTE_PROBES:
+        if with_ipv6 or ":" not in target:
+            found.append(source_address(target))
+    # No route leads to some networks, such as one that only connects virtual machines.
+    found += interface_addresses()
+    usable = [address for address in found if address and not UNUSABLE_ADDRESS.match(address)]
+    without_duplicates = list(dict.fromkeys(usable))
+    return without_duplicates or ["127.0.0.1"]
 
 
-def _source_address(target: str) -> str:
-    """Return the address that packets to *target* would come from, "" without a route."""
+def source_address(target: str) -> str:
+    """Return the address that packets to *target* would be sent from; "" without a route."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((target, 9))
-        return str(probe.getsockname()[0])
-    return ""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # To connect a UDP socket sends nothing, but makes the kernel choose the route.
+            probe.connect((target, 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
 
 
-def _interface_addresses() -> Iterator[str]:
-    """Yield the IPv4 address of each interface that runs: no route leads beyond some nets."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in getattr(socket, "if_nameindex", list)():
-            request = struct.pack("40s", os.fsencode(name))
-            # Elsewhere there is no ioctl, or no such request.
-            with contextlib.suppress(AttributeError, OSError):
-                (flags,) = struct.unpack_from("H", fcntl.ioctl(probe, SIOCGIFFLAGS, request), 16)
-                if flags & IFF_RUNNING:
-                    yield socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
+def interface_addresses() -> List[str]:
+    """Return the IPv4 address of each interface that is connected, on Linux, else nothing."""
+    # The requests above are Linux'. PyPy 3.9 cannot list the interfaces.
+    if not sys.platform.startswith("linux") or not hasattr(socket, "if_nameindex"):
+        return []
+    addresses = []
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            for _, name in socket.if_nameindex():
+                addresses.append(interface_address(probe, name))
+    except OSError:
+        # A sandbox may forbid to list the interfaces. The routes are known anyway.
+        pass
+    return addresses
 
 
-def numeric_address(text: str) -> tuple[Any, ...]:
-    """Return the socket address, port 0, of an IP address in figures, else raise ValueError."""
-    with contextlib.suppress(OSError, ValueError):
-        # To getaddrinfo a mere number is an address; for a str it would import the tables of idna.
-        if re.search("[.:]", text):
-            return socket.getaddrinfo(text.encode("ascii"), 0, flags=socket.AI_NUMERICHOST)[0][4]
-    raise ValueError(f"{text} is not an address in figures, such as 127.0.0.1 or ::1")
+def interface_address(probe: socket.socket, name: str) -> str:
+    """Return the IPv4 address of the interface *name*; "" if it has none or is not connected."""
+    request = os.fsencode(name).ljust(IFREQ_SIZE, b"\0")
+    try:
+        answer = fcntl.ioctl(probe, SIOCGIFFLAGS, request)
+        (flags,) = struct.unpack_from("H", answer, IFREQ_FLAGS_OFFSET)
+        if not flags & IFF_RUNNING:
+            return ""
+        answer = fcntl.ioctl(probe, SIOCGIFADDR, request)
+    except OSError:
+        return ""
+    return socket.inet_ntoa(answer[IFREQ_ADDRESS])
+
+
+def numeric_address(text: str) -> Tuple[Any, ...]:
+    """Return the socket address, with port 0, of *text*: an IP address or "localhost". Raise
+    ValueError for any other name."""
+    if text == "localhost":
+        text = "127.0.0.1"
+    # getaddrinfo takes other things for addresses too: a mere number, such as 1234 for 0.0.4.210,
+    # and on Windows an address in brackets.
+    if re.search("[.:]", text) and "[" not in text:
+        try:
+            # As bytes: a str would first be encoded by the slow tables of internationalized names.
+            host = text.encode("ascii")
+            return socket.getaddrinfo(host, 0, flags=socket.AI_NUMERICHOST)[0][4]
+        except (OSError, ValueError):
+            pass
+    raise ValueError(f'"{text}" is not an IP address, such as 127.0.0.1 or ::1')
 
 
 def base_url(host: str, port: int, scheme: str = "http") -> str:
-    """Return the URL of *host*, a name or an address, without a slash at its end."""
+    """Return the URL of *host*, a name or an IP address, without a slash at the end."""
     if ":" in host:
-        # RFC 3986, and RFC 6874 for the zone of a link-local address.
-        host = f"[{host.strip('[]').replace('%', '%25')}]"
+        # IPv6: brackets as in RFC 3986, and the zone of a link-local address as in RFC 6874.
+        address = host.strip("[]").replace("%", "%25")
+        host = f"[{address}]"
     return f"{scheme}://{host}:{port}"
 
 
-# --- The terminal: all that is printed ----------------------------------------------------
-# Whoever has something to say leaves it here and goes on; a thread of its own writes it, so that a
-# terminal or a pipe that takes nothing holds nobody up.  On a terminal the last rows show what is
-# under way: they are erased before lines are written, and written anew below them.
+# --- Terminal ---------------------------------------------------------------------------
+# Knows how everything that the program prints looks: escaped names, log lines, and the rows that
+# show on a terminal which downloads are under way. Promises that no other thread ever waits for a
+# terminal or a pipe: they leave their lines in a queue, and one thread, the writer, prints them.
+#
+# The rows stand below the log. The writer erases them, prints new lines, and draws them again.
 
-# C0, DEL, C1, and bytes that are no UTF-8; what changes the direction of text, or ends a line.
-CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\udc80-\udcff]")
-DIRECTIONS = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-# Characters of a request that are logged, and lines that wait for the terminal.
-LONGEST, MOST_WAITING = 1000, 10_000
-# Seconds between two writes, and that are too many to be told.
-PAUSE, LONGEST_LEFT = 0.05, 360_000
-# Rows; columns of a bar, and that a name gets before its address.
-MOST_ROWS, BAR, SHORT_NAME = 8, 25, 8
-COLOURS = {"delivered.": "\x1b[1;32m", "req terminated.": "\x1b[33m"}
+MAX_SUBJECT = 1000  # characters of a request that are logged
+MAX_QUEUED = 10_000  # lines that wait for the writer; the log drops the ones that come on top
+WRITE_INTERVAL = 0.05  # seconds between two turns of the writer
+CLOSE_TIMEOUT = 1.0  # seconds that the last lines may take: the program must leave within two
+ERASE_TIMEOUT = 0.5  # seconds that Ctrl-Z waits until the rows are erased
+
+MAX_ROWS = 8  # downloads that are shown
+BAR_WIDTH = 25  # columns of the bar
+MIN_NAME_WIDTH = 8  # columns that a name keeps; where there are fewer, the receivers go
+MAX_TIME_LEFT = 100 * 3600  # seconds; a longer time is a guess that helps nobody
+
+FULL_BLOCK = "\u2588"
+ZERO_WIDTH_JOINER = "\u200d"
+# Parts of emoji that Unicode does not count among the symbols: the request for the coloured form of
+# a character, the arrow of a head that is shaken, and the five tones of skin.
+OTHER_EMOJI_PARTS = "\ufe0f\u2194\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+# Control characters, invisible format characters, lone surrogates, and separators of lines and
+# paragraphs. They can move the cursor, reverse the direction of text, or forge a line of the log.
+ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Combining marks and format characters: the cursor does not move.
+ZERO_WIDTH_CATEGORIES = ("Mn", "Me", "Cf")
+
+GREEN = "\x1b[1;32m"
+YELLOW = "\x1b[33m"
+RESET_COLOUR = "\x1b[0m"
+EVENT_COLOURS = {"delivered.": GREEN, "req terminated.": YELLOW}
+BELL = "\a"
+CURSOR_UP = "\x1b[1A"
+ERASE_FROM_LINE_START = "\r\x1b[J"
 
 
 def escape(text: str) -> str:
-    """Make *text*, from a disk or a network, safe to print on one line of a terminal."""
-    text = CONTROLS.sub(lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", text.replace("\\", "\\\\"))
-    return DIRECTIONS.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
+    """Return *text*, which comes from a disk or a network, safe to print on one line."""
+    # Printable ASCII, apart from the backslash, is what it seems. Look at everything else.
+    return re.sub(r"[^ -\[\]-~]", escape_match, text)
 
 
-def encodable(text: str, stream: Stream) -> str:
-    """Escape what the encoding of *stream* has no character for."""
-    encoding = getattr(stream, "encoding", None) or "ascii"
+def escape_match(match: "re.Match[str]") -> str:
+    """Return the one character that was found, escaped if it has to be."""
+    character = match.group()
+    if character == "\\":
+        return "\\\\"
+    if unicodedata.category(character) not in ESCAPED_CATEGORIES:
+        return character
+    if character == ZERO_WIDTH_JOINER and joins_emoji(match.string, match.start()):
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        # A byte of a file name that is not valid UTF-8, as os.fsdecode writes it.
+        return f"\\x{code - 0xDC00:02x}"
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    if code <= 0xFFFF:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"
+
+
+def joins_emoji(text: str, position: int) -> bool:
+    """Return whether the character at *position* stands between two parts of an emoji."""
+    before = text[position - 1 : position]
+    after = text[position + 1 : position + 2]
+    return is_emoji_part(before) and is_emoji_part(after)
+
+
+def is_emoji_part(character: str) -> bool:
+    """Return whether *character*, "" at either end of a text, occurs in emoji."""
+    if character == "":
+        return False
+    return character in OTHER_EMOJI_PARTS or unicodedata.category(character) == "So"
+
+
+def stream_encoding(stream: Optional[TextIO]) -> str:
+    """Return the encoding of *stream*, "ascii" where it has none."""
+    return getattr(stream, "encoding", None) or "ascii"
+
+
+def encodable(text: str, stream: Optional[TextIO]) -> str:
+    """Return *text* with those characters escaped that the encoding of *stream* lacks."""
+    encoding = stream_encoding(stream)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def width(text: str) -> int:
-    """Return how many columns *text* takes on a terminal."""
-    from unicodedata import category, east_asian_width
+def choose_block(stream: Optional[TextIO]) -> str:
+    """Return the character that bars are made of on *stream*."""
+    # Terminals with another encoding than UTF-8 lack the full block or draw it two columns wide,
+    # as Chinese ones do. So do the older consoles of Windows.
+    is_utf8 = stream_encoding(stream).lower() in ("utf-8", "utf8")
+    if is_utf8 and os.name != "nt":
+        return FULL_BLOCK
+    return "#"
 
-    zero = ("Mn", "Me", "Cf")
-    return sum(0 if category(c) in zero else 1 + (east_asian_width(c) in "WF") for c in text)
+
+def character_width(character: str) -> int:
+    """Return how many columns *character* takes on a terminal."""
+    if unicodedata.category(character) in ZERO_WIDTH_CATEGORIES:
+        return 0
+    if unicodedata.east_asian_width(character) in ("W", "F"):
+        return 2
+    return 1
+
+
+def text_width(text: str) -> int:
+    """Return how many columns *text* takes on a terminal."""
+    return sum(map(character_width, text))
 
 
 def fit(text: str, columns: int) -> str:
-    """Cut *text* to at most *columns*, with two dots where something is missing."""
-    if width(text) <= columns:
+    """Return *text*, cut to *columns* if necessary, with two dots where something is missing."""
+    if text_width(text) <= columns:
         return text
-    ends = [*accumulate(map(width, text))]
-    return text[: bisect_right(ends, columns - 2)] + ".."[: max(columns, 0)]
+    dots = ".."[: max(columns, 0)]
+    room = columns - len(dots)
+    kept = ""
+    for character in text:
+        room -= character_width(character)
+        if room < 0:
+            break
+        kept += character
+    return kept + dots
 
 
-def format_rows(rows: Sequence[Row], columns: int, block: str) -> list[str]:
-    """Return a line for each of *rows*, at most *columns* wide.  What finds no room goes: the bar
-    of *block*, then the end of names, then the addresses."""
-    figures = []
-    for row in rows:
-        left = int((row.size - row.arrived) / row.rate) if row.rate >= 1 else LONGEST_LEFT
-        minutes = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else str(left // 60)
-        figure = f"{format_size(row.rate)}/s"
-        if row.idle >= STALLED:
-            figure = f"stalled {int(row.idle)} s"
-        elif left < LONGEST_LEFT:
-            figure += f"  {minutes}:{left % 60:02d} left"
-        figures.append(f"{percentage(row.arrived, row.size):>4}  {figure}")
-    names = max((width(row.name) for row in rows), default=0)
-    addresses = max((len(row.address) + 2 for row in rows), default=0)
-    room = columns - 1 - addresses - max(map(len, figures), default=0)
-    bar = BAR if names + BAR <= room else 0
-    if room < min(names, SHORT_NAME):
-        room, addresses = room + addresses, 0
+def pad(text: str, columns: int) -> str:
+    """Return *text* with blanks behind it that fill *columns*."""
+    return text + " " * (columns - text_width(text))
+
+
+def format_duration(seconds: int) -> str:
+    """Return *seconds* like "0:16" or "2:50:40"."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"
+
+
+def format_rate(row: Row) -> str:
+    """Return the rate of a download that makes progress, "" of one that is stalled."""
+    if row.idle >= STALLED_AFTER:
+        return ""
+    return f"{format_size(row.rate)}/s"
+
+
+def format_figures(row: Row, rate_width: int) -> str:
+    """Return the end of a row: the share, the rate in *rate_width* columns, and the time left."""
+    share = format_percentage(row.arrived, row.size)
+    if row.idle >= STALLED_AFTER:
+        return f"{share:>4}  stalled {int(row.idle)} s"
+    figures = f"{share:>4}  {format_rate(row):>{rate_width}}"
+    if row.rate >= 1:
+        seconds_left = int((row.size - row.arrived) / row.rate)
+        if seconds_left < MAX_TIME_LEFT:
+            figures += f"  {format_duration(seconds_left)} left"
+    return figures
+
+
+def format_rows(rows: Sequence[Row], columns: int, block: str) -> List[str]:
+    """Return one line for each of *rows*, at most *columns* wide and aligned with the others, with
+    bars made of *block*. In a narrow window the bars go first, then the ends of the names, then
+    the receivers."""
+    rate_width = max((len(format_rate(row)) for row in rows), default=0)
+    figures = [format_figures(row, rate_width) for row in rows]
+    figures_width = max((len(text) for text in figures), default=0)
+    name_width = max((text_width(row.name) for row in rows), default=0)
+    receiver_width = max((text_width(row.receiver) + 2 for row in rows), default=0)
+    # The columns for the name and the bar. One blank follows the name.
+    room = columns - 1 - receiver_width - figures_width
+    bar_width = 0
+    if room >= name_width + BAR_WIDTH:
+        bar_width = BAR_WIDTH
+    if room < min(name_width, MIN_NAME_WIDTH):
+        room += receiver_width
+        receiver_width = 0
+    name_width = min(name_width, room)
     lines = []
-    for row, figure in zip(rows, figures):
-        name = fit(row.name, room)
-        name += " " * (min(names, room) - width(name) + 1)
-        address = row.address.ljust(addresses)[:addresses]
-        blocks = block * (row.arrived * bar // max(row.size, 1))
-        lines.append(fit(f"{name}{address}{blocks.ljust(bar)}{figure}", columns))
+    for row, text in zip(rows, figures):
+        name = pad(fit(row.name, name_width), name_width)
+        receiver = ""
+        if receiver_width:
+            receiver = pad(row.receiver, receiver_width)
+        filled = row.arrived * bar_width // max(row.size, 1)
+        bar = pad(block * filled, bar_width)
+        lines.append(fit(f"{name} {receiver}{bar}{text}", columns))
     return lines
 
 
-class Terminal:
-    """The one place that writes: links to *out*, the log and the rows to *err*."""
+class View(NamedTuple):
+    """What the last lines of a terminal show."""
 
-    def __init__(self, out: Stream, err: Stream, size: Any = os.get_terminal_size) -> None:
-        """*size*: returns columns and lines.  Raise RuntimeError where there is no thread left."""
-        self._out, self._err, self._size = out, err, size
-        self._is_live = err is not None and err.isatty() and os.environ.get("TERM") != "dumb"
-        self._colours = COLOURS if self._is_live and not os.environ.get("NO_COLOR") else {}
-        # Lines that wait, each with its stream, and how many were lost; at the end the last ones.
-        self._waiting: deque[Text] = deque()
-        self._lost = 0
-        self._last: Sequence[str] | None = None
-        # What is to be shown below them: rows, and how many more, or a note; and what is shown.
-        self._below: tuple[list[Row], int, str] = ([], 0, "")
-        self._shown, self._lines = self._below, [""]
+    rows: Sequence[Row]  # downloads under way
+    more: int  # how many others there are
+    note: str  # the last line, "" if there is nothing to say
+
+
+EMPTY_VIEW = View((), 0, "")
+
+
+class QueuedText(NamedTuple):
+    """Text that waits for the writer."""
+
+    stream: Optional[TextIO]  # None where the program was started without this stream
+    text: str
+
+
+class Terminal:
+    """Prints links on *out*, and the log and the rows on *err*; no method but close() and suspend()
+    waits, and these two only for a moment."""
+
+    def __init__(
+        self,
+        out: Optional[TextIO],
+        err: Optional[TextIO],
+        get_size: Callable[[int], Tuple[int, int]] = os.get_terminal_size,
+    ) -> None:
+        """Start the writer. *get_size* returns columns and lines of the terminal with a certain
+        descriptor. Raise RuntimeError if no thread can be started."""
+        self._out = out
+        self._err = err
+        self._get_size = get_size
+        # Whether there are rows: the log goes to a terminal that can move its cursor.
+        self.is_interactive = is_interactive_terminal(err)
+        # By the beginning of an event, its colour.
+        self._colours: Dict[str, str] = {}
+        if self.is_interactive and not os.environ.get("NO_COLOR"):
+            self._colours = EVENT_COLOURS
+        # Protects the queue and the number of lost lines. Never held while something is printed.
+        self._queue_lock = threading.Lock()
+        # Texts that the writer has not taken yet.
+        self._queue: List[QueuedText] = []
+        # How many lines of the log found the queue full, and have not been reported yet.
+        self._lost_lines = 0
+        # The very last lines, once close() was called.
+        self._closing_lines: Optional[Sequence[str]] = None
+        # The view that shall be shown below the log. Only show() replaces it.
+        self._wanted = EMPTY_VIEW
+        # The view that the writer has drawn there, and its lines. The cursor waits at the end of
+        # the last line, which is empty if there is nothing to say.
+        self._drawn = EMPTY_VIEW
+        self._drawn_lines = [""]
+        # Whether nothing is to be drawn, since the process is about to be stopped by Ctrl-Z.
+        self._is_suspended = False
+        # Set by the writer when it has erased the rows for suspend().
+        self._rows_erased = threading.Event()
+
         for stream in (out, err):
-            # As another program may have left a terminal, it could take nothing for a moment.
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                os.set_blocking(stream.fileno(), True)  # type: ignore[union-attr]
-        if self._is_live and hasattr(sys, "getwindowsversion"):
-            # Switches a Windows console to understanding escape sequences.
+            make_blocking(stream)
+        if self.is_interactive and os.name == "nt":
+            # This makes the console of Windows understand escape sequences.
             os.system("")
-        self._writer = threading.Thread(target=self._write_on, daemon=True)
+        self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
         self._writer.start()
 
     def say(self, *lines: str) -> None:
-        """Print lines of ours, in which names are escaped already, on stdout."""
-        self._waiting.extend((self._out, f"{line}\n") for line in lines)
+        """Print *lines*, in which names are already escaped, on stdout."""
+        with self._queue_lock:
+            for line in lines:
+                self._queue.append(QueuedText(self._out, f"{line}\n"))
 
     def log(self, address: str, subject: str, event: str) -> None:
-        """Print what became of *subject*, of *address*, in the format of http.server's log."""
-        if len(self._waiting) >= MOST_WAITING:
-            self._lost += 1
-            return
-        cut = subject[:LONGEST] + ".." * (len(subject) > LONGEST)
-        told, quoted = escape(event), escape(cut).replace('"', '\\"')
-        for start, colour in self._colours.items():
-            told = re.sub(f"^{start}", f"{colour}{start}\x1b[0m", told)
-        bell = "\a" if self._is_live and event.startswith("delivered.") else ""
-        date = time.strftime("%d/%b/%Y %H:%M:%S")
-        line = f'{address} - - [{date}] "{quoted}" {told}{bell}\n'
-        self._waiting.append((self._err, line))
+        """Print an *event* in the format of http.server's log. Its *subject* is a request or the
+        path of an offer."""
+        line = self._format_log_line(address, subject, event)
+        with self._queue_lock:
+            if len(self._queue) < MAX_QUEUED:
+                self._queue.append(QueuedText(self._err, line))
+            else:
+                self._lost_lines += 1
 
-    def show(self, rows: list[Row], more: int, note: str = "") -> None:
-        """Show in the last rows of a terminal *rows*, and how many *more*, or else a *note*."""
-        self._below = rows, more, note
+    def show(self, rows: Sequence[Row], more: int, note: str = "") -> None:
+        """Show *rows* below the log of a terminal, that there are some *more*, and a *note*."""
+        self._wanted = View(rows, more, note)
+
+    def suspend(self) -> None:
+        """Erase the rows and draw none until resume() is called; return when they are erased, or if
+        the terminal takes nothing."""
+        self._is_suspended = True
+        self._rows_erased.wait(ERASE_TIMEOUT)
+
+    def resume(self) -> None:
+        """Draw the rows again, after suspend()."""
+        self._is_suspended = False
+        self._rows_erased.clear()
 
     def close(self, lines: Sequence[str]) -> None:
-        """Print the last *lines* on stderr, and nothing from then on; return when it is done."""
-        self._last = lines
-        self._writer.join()
+        """Erase the rows and print the last *lines* on stderr; return when that is done, or if the
+        terminal takes nothing. Nothing is printed later."""
+        self._closing_lines = lines
+        self._writer.join(CLOSE_TIMEOUT)
 
-    def _write_on(self) -> None:
-        """Write what waits, a few times a second, until the terminal is closed."""
-        last = None
-        while last is None:
-            time.sleep(PAUSE)
-            last = self._last
-            texts = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            lost, self._lost = self._lost, 0
-            if lost:
-                texts.append((self._err, f"{lost} lines are missing here: nobody took them\n"))
-            texts += [(self._err, f"{escape(line)}\n") for line in last or ()]
-            if self._is_live:
-                texts = self._with_rows(texts, last is not None)
-            for stream, several in groupby(texts, key=lambda item: item[0]):
-                # There may be no such stream, or nobody who takes anything.
-                with contextlib.suppress(AttributeError, OSError, ValueError):
-                    stream.write(encodable("".join(text for _, text in several), stream))
-                    stream.flush()
+    def _format_log_line(self, address: str, subject: str, event: str) -> str:
+        """Return the line of the log that tells an *event*, with its end."""
+        if len(subject) > MAX_SUBJECT:
+            subject = subject[:MAX_SUBJECT] + ".."
+        quoted = escape(subject).replace('"', '\\"')
+        details = escape(event)
+        for beginning, colour in self._colours.items():
+            if details.startswith(beginning):
+                details = colour + beginning + RESET_COLOUR + details[len(beginning) :]
+        if self.is_interactive and event.startswith("delivered."):
+            details += BELL
+        date = time.strftime("%d/%b/%Y %H:%M:%S")
+        return f'{address} - - [{date}] "{quoted}" {details}\n'
 
-    def _with_rows(self, texts: list[Text], is_last: bool) -> list[Text]:
-        """Return *texts* with what erases the rows before them, and shows them again behind."""
-        below = self._below if not is_last else ([], 0, "")
-        if not texts and below == self._shown:
+    # The methods below are the writer's own.
+
+    def _write_until_closed(self) -> None:
+        """Print what is queued and what has changed, many times a second."""
+        while True:
+            time.sleep(WRITE_INTERVAL)
+            # Look at both only once in each turn: other threads can change them at any moment.
+            closing_lines = self._closing_lines
+            is_suspended = self._is_suspended
+            texts = self._take_queue()
+            for line in closing_lines or ():
+                texts.append(QueuedText(self._err, f"{escape(line)}\n"))
+            if self.is_interactive:
+                wanted = self._wanted
+                if is_suspended or closing_lines is not None:
+                    wanted = EMPTY_VIEW
+                texts = self._add_rows(texts, wanted)
+            write_texts(texts)
+            if is_suspended:
+                self._rows_erased.set()
+            if closing_lines is not None:
+                return
+
+    def _take_queue(self) -> List[QueuedText]:
+        """Empty the queue. Return its texts, and one that says how many lines found it full."""
+        with self._queue_lock:
+            texts = self._queue
+            lost_lines = self._lost_lines
+            self._queue = []
+            self._lost_lines = 0
+        if lost_lines:
+            reason = f"{pluralize(lost_lines, 'line')} of the log lost: the output was blocked"
+            texts.append(QueuedText(self._err, f"{reason}\n"))
+        return texts
+
+    def _add_rows(self, texts: List[QueuedText], wanted: View) -> List[QueuedText]:
+        """Return *texts* between two others: the first erases the rows that are drawn, the last one
+        draws the *wanted* rows."""
+        if not self._is_in_foreground():
+            # The cursor is where the shell has put it. Erase nothing and draw nothing there.
+            self._drawn = EMPTY_VIEW
+            self._drawn_lines = [""]
+            return texts
+        if not texts and wanted == self._drawn:
             return []
-        columns = height = 0
-        with contextlib.suppress(OSError, ValueError):
-            columns, height = self._size(self._err.fileno())  # type: ignore[union-attr]
-        columns, height = columns or 80, height or 24
-        self._shown = rows, more, note = below
-        most = max(1, min(MOST_ROWS, height // 3))
-        named = [row._replace(name=encodable(escape(row.name), self._err)) for row in rows[:most]]
-        more += len(rows) - len(named)
-        note = f"and {more} more" if more else encodable(escape(note), self._err)
-        block = "\u2588" if encodable("\u2588", self._err) == "\u2588" else "#"
-        # The last column is left free: some terminals begin a new line once it is written to.
-        lines = [*format_rows(named, columns - 1, block), fit(note, columns - 1)]
-        # A window that became narrower has folded rows.
-        folded = sum(max(1, -(-width(line) // columns)) for line in self._lines)
-        erase = "\x1b[1A" * (folded - 1) + "\r\x1b[J"
-        self._lines = lines
-        return [(self._err, erase), *texts, (self._err, "\n".join(lines))]
+        columns, height = self._size()
+        erase = erasing_sequence(self._drawn_lines, columns)
+        self._drawn = wanted
+        self._drawn_lines = self._format_view(wanted, columns, height)
+        draw = "\n".join(self._drawn_lines)
+        return [QueuedText(self._err, erase), *texts, QueuedText(self._err, draw)]
+
+    def _is_in_foreground(self) -> bool:
+        """Return whether the terminal is this program's, and not, after Ctrl-Z and bg or because of
+        an & behind the command, the shell's."""
+        if self._err is None or not hasattr(os, "tcgetpgrp"):
+            return True
+        try:
+            return os.tcgetpgrp(self._err.fileno()) == os.getpgrp()
+        except (OSError, ValueError):
+            # It is not the terminal that controls this process, so no shell shares it with us.
+            return True
+
+    def _size(self) -> Tuple[int, int]:
+        """Return the columns and lines of the terminal; 80 and 24 if it does not know them."""
+        columns = 0
+        height = 0
+        if self._err is not None:
+            try:
+                columns, height = self._get_size(self._err.fileno())
+            except (OSError, ValueError):
+                pass
+        return columns or 80, height or 24
+
+    def _format_view(self, view: View, columns: int, height: int) -> List[str]:
+        """Return the lines that show *view*; the last one may be empty."""
+        # Some terminals begin a new line as soon as the last column is written to: leave it free.
+        columns -= 1
+        max_rows = max(1, min(MAX_ROWS, height // 3))
+        rows = []
+        for row in view.rows[:max_rows]:
+            name = encodable(escape(row.name), self._err)
+            receiver = encodable(escape(row.receiver), self._err)
+            rows.append(row._replace(name=name, receiver=receiver))
+        lines = format_rows(rows, columns, choose_block(self._err))
+        more = view.more + len(view.rows) - len(rows)
+        if more:
+            lines.append(fit(f"and {more} more", columns))
+        if view.note or not more:
+            lines.append(fit(encodable(escape(view.note), self._err), columns))
+        return lines
 
 
-# --- The command line ---------------------------------------------------------------------
-# From the arguments to a server that runs, and to its end.  A thread starts it, accepts, watches;
-# the main thread waits for the end.  A signal leaves a note for it, and interrupts nothing.
+def is_interactive_terminal(stream: Optional[TextIO]) -> bool:
+    """Return whether *stream* is a terminal on which the cursor can be moved."""
+    if stream is None or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
 
-# Seconds after which it leaves even if nobody takes the last lines, or a disk hangs.
-PARTING = 1.5
-HELP = """\
-usage: {prog} [options] [FILE or FOLDER ...]
 
-Hand files to someone over HTTP: print a link for each, let broken downloads
-resume, say when one has arrived.  A folder goes as a tar.  Ctrl-C ends it.
+def make_blocking(stream: Optional[TextIO]) -> None:
+    """Let a write to *stream* wait until there is room."""
+    # Another program that uses the same terminal or pipe, such as ssh, may have left it in
+    # non-blocking mode, in which lines would be lost.
+    try:
+        if stream is not None and hasattr(os, "set_blocking"):
+            os.set_blocking(stream.fileno(), True)
+    except (OSError, ValueError):
+        # It has no descriptor, or a closed one.
+        pass
 
-  -p, --port PORT        listen on PORT (default: a random one from 20000 up)
-  -b, --bind ADDRESS     listen on this address only, and print it
-  -d, --directory DIR    offer the files of DIR, not of the current folder
-  -r, --recursive        offer the files in sub-folders too
-  -c, --count N          leave after N deliveries, of each that is named
-      --host NAME        print NAME in the links, not this machine's address
-      --secret           put an unguessable component before every name
-      --resume-only      honour no range but 'bytes=N-': nobody fetches segments
-      --timeout SECONDS  cut whoever makes no progress for so long (default: 60)
-      --tls-cert FILE    serve https with this certificate chain
-      --tls-key FILE     its private key, where that is in a file of its own
-  -h, --help             show this;  --version: say which version it is
 
-examples:
-  {prog}                        all files here
-  {prog} -c 1 big.iso results/  these, then leave
-  {prog} -p 8080 -d /data       on this port
+def write_texts(texts: Iterable[QueuedText]) -> None:
+    """Write *texts* to their streams, with one write for several in a row to the same one."""
+    for stream, group in itertools.groupby(texts, key=lambda queued: queued.stream):
+        text = "".join(queued.text for queued in group)
+        try:
+            if stream is not None:
+                stream.write(encodable(text, stream))
+                stream.flush()
+        except (OSError, ValueError):
+            # The reader of a pipe has gone, a disk is full, or the stream is closed.
+            pass
+
+
+def erasing_sequence(lines: Sequence[str], columns: int) -> str:
+    """Return the escape sequence that erases *lines*, with the cursor at the end of the last."""
+    # A window that was made narrower since they were drawn has folded long lines.
+    height = 0
+    for line in lines:
+        height += max(1, math.ceil(text_width(line) / columns))
+    return CURSOR_UP * (height - 1) + ERASE_FROM_LINE_START
+
+
+# --- Command line -----------------------------------------------------------------------
+# Knows the options, and leads from there to a server that runs, and to the end of the program.
+#
+# The main thread waits for the end. The server thread makes the server, prints the links, accepts
+# connections, and checks the downloads five times a second. A signal interrupts neither thread: its
+# handler only leaves a note for the main thread.
+
+# Below are well-known services; above are the ports that systems give to outgoing connections.
+RANDOM_PORTS = range(20_000, 50_001)
+PORT_ATTEMPTS = 64  # random ports that are tried
+END_CHECK_INTERVAL = 0.05  # seconds between two looks of the main thread at notes of signals
+STACK_SIZE = 256 * 1024  # bytes for each thread, of which it touches only a few
+MAX_DESCRIPTORS = 32_768  # the most that connections are counted from
+MACOS_MAX_DESCRIPTORS = 10_240  # macOS calls its limit infinite, but grants no more (OPEN_MAX)
+RESERVED_DESCRIPTORS = 24  # standard streams, the listening socket, modules that are being loaded
+DESCRIPTORS_PER_CONNECTION = 4  # its socket, a file, the folder of that file, the file sent before
+WSAEACCES = 10013  # Windows: the port is reserved, or another program has it for itself
+
+DESCRIPTION = """\
+Serve files over HTTP: print a link for each, let broken downloads resume, and
+say when one has arrived. Without FILE and FOLDER, serve the files of the
+current folder. A FOLDER is served as a tar archive. Ctrl-C ends the program.
 """
-# What other values must be, and how that is said.
-VALUES = {
-    "count": (r"0*[1-9][0-9]{0,8}", "a number from 1 up"),
-    "timeout": (r"(?=.*[1-9])[0-9]{1,7}(\.[0-9]+)?", "a number of seconds above 0"),
-    "host": (r"\[?\w*:[\w:.]*:[\w:.%]*\]?|[^\s\x00-\x20/:?#@\\\[\]]+", "a host without a port"),
-}
-
-
-def is_port(text: str) -> bool:
-    """Return whether *text* is the number of a TCP port, in ASCII digits; 0 is any free port."""
-    return re.fullmatch("[0-9]{1,5}", text) is not None and int(text) <= 65535
+EXAMPLES = """\
+examples:
+  %(prog)s                        all files of this folder
+  %(prog)s -c 1 big.iso results/  these two, then exit
+  %(prog)s -p 8080 -d /data       on port 8080
+"""
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help fits on a screen, and whose complaints fit on a line."""
+    """An ArgumentParser that reports an error in one line."""
 
-    def format_help(self) -> str:
-        return HELP.format(prog=self.prog)
-
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
+        """Print *message* and exit with status 2."""
         self.exit(2, f"httpd_download: {escape(message)} (see {self.prog} -h)\n")
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; leave with status 2 and one line where they are wrong."""
-    typed = sys.argv[0] if sys.argv[0] not in ("", "-", "-c") else "httpd_download"
-    prog = f"python3 {typed}" if typed.endswith(".py") else os.path.basename(typed)
-    if getattr(sys.modules.get("__main__"), "__spec__", None):
-        prog = "python3 -m httpd_download"
-    parser = Parser(prog=prog, allow_abbrev=False)
-    parser.add_argument("names", nargs="*")
-    valued = ("-p --port", "-b --bind", "-d --directory", "-c --count", "--host", "--timeout")
-    for flags in (*valued, "--tls-cert", "--tls-key"):
-        parser.add_argument(*flags.split())
-    for flags in ("-r --recursive", "--secret", "--resume-only"):
-        parser.add_argument(*flags.split(), action="store_true")
-    parser.add_argument("--version", action="version", version=f"httpd_download {__version__}")
-    parser.set_defaults(port="0", timeout="60")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    # What follows "--" is named, which parse_intermixed_args forgets (Python 3.8 to 3.15).
-    end = words.index("--") if "--" in words else len(words)
-    options = parser.parse_intermixed_args(words[:end])
-    options.names += words[end + 1 :]
-    if not is_port(options.port):
-        parser.error(f"--port {options.port}: a port was expected")
-    for name, (pattern, wanted) in VALUES.items():
-        value = getattr(options, name)
-        if value is not None and not re.fullmatch(pattern, value):
-            parser.error(f"--{name} {value}: {wanted} was expected")
+def typed_command() -> str:
+    """Return the command that has started this program, for the help and for error messages."""
+    python = "py" if os.name == "nt" else "python3"
+    specification = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if specification is not None and specification.name == "httpd_download":
+        return f"{python} -m httpd_download"
+    typed = sys.argv[0]
+    if typed in ("", "-", "-c"):
+        # The program was piped into an interpreter.
+        return "httpd_download"
+    if typed.endswith(".py"):
+        return f"{python} {typed}"
+    return os.path.basename(typed)
+
+
+def port_number(text: str) -> int:
+    """Return *text* as a TCP port. Raise ArgumentTypeError if it is none."""
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a port (a number up to 65535)')
+    return int(text)
+
+
+def delivery_count(text: str) -> int:
+    """Return *text* as a number of deliveries. Raise ArgumentTypeError if it is none."""
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number from 1 up')
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Return *text* as a number of seconds. Raise ArgumentTypeError if it is none."""
+    if not re.fullmatch(r"[0-9]{1,7}([.][0-9]+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds above 0')
+    return float(text)
+
+
+def transfer_rate(text: str) -> int:
+    """Return *text*, such as 500k or 2.5m, as bytes a second. Raise ArgumentTypeError if it is no
+    rate."""
+    factors = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    match = re.fullmatch(r"([0-9]{1,12}(?:[.][0-9]+)?)([kmg]?)", text.lower())
+    rate = 0
+    if match:
+        number, suffix = match.groups()
+        rate = int(float(number) * factors[suffix])
+    if rate == 0:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a rate, such as 500k or 2m')
+    return rate
+
+
+def bind_address(text: str) -> str:
+    """Return the IP address *text*, which may be "localhost". Raise ArgumentTypeError if it is
+    none."""
     try:
-        numeric_address("::" if options.bind is None else options.bind)
+        address = numeric_address(text)
     except ValueError as error:
-        parser.error(f"--bind {error}")
-    if options.names and (options.directory is not None or options.recursive):
-        parser.error("what is named is offered alone: -d and -r go without FILE and FOLDER")
-    if "" in (options.directory, options.tls_cert, options.tls_key, *options.names):
-        parser.error("a name is empty: a file or folder was expected")
-    if options.tls_key and not options.tls_cert:
-        parser.error("--tls-key goes with --tls-cert")
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if text == "localhost":
+        return str(address[0])
+    # As it was typed: a socket address names the zone of a link-local address only by a number.
+    return text
+
+
+def host_and_port(text: str) -> Tuple[str, int]:
+    """Return the host and the port of *text*, 0 if it names no port. Raise ArgumentTypeError if it
+    is neither NAME nor NAME:PORT."""
+    if is_host(text):
+        return text, 0
+    host, _, port = text.rpartition(":")
+    # An IPv6 address needs brackets if a port follows, as in a URL.
+    is_bare_ipv6 = ":" in host and not host.startswith("[")
+    if not is_host(host) or is_bare_ipv6 or not re.fullmatch("[0-9]+", port):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a host (NAME or NAME:PORT)')
+    return host, port_number(port)
+
+
+def is_host(text: str) -> bool:
+    """Return whether *text* can stand for a host in a URL: a name, or an IP address."""
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+        if ":" not in text:
+            return False
+    if ":" not in text:
+        return re.fullmatch(r"[^\s\x00-\x20/?#@\\\[\]]+", text) is not None
+    # The zone of a link-local address belongs to the receiver's machine, so it is not looked at.
+    address, _, _ = text.partition("%")
+    try:
+        numeric_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def prefix_word(text: str) -> str:
+    """Return *text* if it can stand in a link as it is; else raise ArgumentTypeError."""
+    # RFC 3986 calls these characters unreserved. A dot would begin a hidden name.
+    if not re.fullmatch("[A-Za-z0-9_~-][A-Za-z0-9._~-]*", text):
+        allowed = "letters, digits, '-', '_', '~' and, but for the first character, '.'"
+        raise argparse.ArgumentTypeError(f'"{text}" does not consist of {allowed}')
+    return text
+
+
+def path_name(text: str) -> str:
+    """Return *text* unless it is empty, as from a variable that is not set; then raise
+    ArgumentTypeError."""
+    if text == "":
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def make_parser() -> Parser:
+    """Return the parser of all options. It leaves the names of files and folders alone."""
+    parser = Parser(
+        prog=typed_command(),
+        usage="%(prog)s [options] [FILE or FOLDER ...]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=30, width=80
+        ),
+        # An abbreviation would stop working with the next option that begins like it. But Python
+        # 3.6 and 3.7 understand -p8080 only where abbreviations are allowed.
+        allow_abbrev=sys.version_info < (3, 8),
+    )
+    add = parser.add_argument
+    add(
+        "-p",
+        "--port",
+        type=port_number,
+        default=0,
+        help="listen on PORT (default: a random free one)",
+    )
+    add("-b", "--bind", metavar="ADDRESS", type=bind_address, help="listen on this address only")
+    add("-d", "--directory", metavar="DIR", type=path_name, help="serve the files of DIR")
+    add("-r", "--recursive", action="store_true", help="serve the files of sub-folders too")
+    add(
+        "-c",
+        "--count",
+        metavar="N",
+        type=delivery_count,
+        default=0,
+        help="exit after N deliveries (of each FILE and FOLDER)",
+    )
+    add(
+        "--host",
+        metavar="NAME[:PORT]",
+        type=host_and_port,
+        help="print NAME in links, for a NAT or a proxy",
+    )
+    add(
+        "--limit-rate",
+        metavar="RATE",
+        type=transfer_rate,
+        default=0,
+        help="send at most RATE bytes a second (500k, 2m)",
+    )
+    prefixes = parser.add_mutually_exclusive_group()
+    prefixes.add_argument(
+        "--secret", action="store_true", help="put an unguessable word before each name"
+    )
+    prefixes.add_argument(
+        "--prefix", metavar="WORD", type=prefix_word, help="put WORD before each name"
+    )
+    add("--resume-only", action="store_true", help="allow no downloads in segments")
+    add(
+        "--timeout",
+        metavar="SECONDS",
+        type=duration,
+        default=60.0,
+        help="drop a connection that makes no progress for this long (default: 60)",
+    )
+    add(
+        "--tls-cert", metavar="FILE", type=path_name, help="serve https with this certificate chain"
+    )
+    add(
+        "--tls-key", metavar="FILE", type=path_name, help="its private key, if that is another file"
+    )
+    add(
+        "--version",
+        action="version",
+        version=f"httpd_download {__version__}",
+        help="print the version and exit",
+    )
+    return parser
+
+
+def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Return the options, and the files and folders as *names*. Print one line and exit with status
+    2 if they are wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = make_parser()
+    # Names may stand between options. The parser has no rule for names, so it returns them as
+    # "unknown", in order, together with options that do not exist. (argparse's own way to mix both,
+    # parse_intermixed_args, does not exist in Python 3.6, and loses what stands behind "--".)
+    end_of_options = len(words)
+    if "--" in words:
+        end_of_options = words.index("--")
+    options, unknown = parser.parse_known_args(words[:end_of_options])
+    for word in unknown:
+        if word.startswith("-") and word != "-":
+            parser.error(f"unrecognized argument: {word}")
+    options.names = unknown + words[end_of_options + 1 :]
+    check_combinations(options, parser)
+    if options.secret:
+        options.prefix = os.urandom(16).hex()
+    elif options.prefix is None:
+        options.prefix = ""
     return options
 
 
+def check_combinations(options: argparse.Namespace, parser: Parser) -> None:
+    """Let *parser* report an error if the options do not go together, or not with this system."""
+    if "" in options.names:
+        parser.error("a name is empty: a file or folder was expected")
+    if options.names and (options.directory is not None or options.recursive):
+        parser.error("only what is named is served: -d and -r go without FILE and FOLDER")
+    if options.tls_key and not options.tls_cert:
+        parser.error("--tls-key goes with --tls-cert")
+    if options.limit_rate and not supports_rate_limit():
+        parser.error("--limit-rate: this system cannot limit the rate of a connection")
+
+
 def make_server(
-    options: argparse.Namespace, terminal: Terminal, tls: ssl.SSLContext | None
+    options: argparse.Namespace, terminal: Terminal, tls: "Optional[ssl.SSLContext]"
 ) -> QuietServer:
-    """Bind where *options* say, for what they name.  Raise OSError, and ValueError."""
-    # Nor is this script offered, or what Python has made of it, unless it is named; piped into an
-    # interpreter it is no file.
-    own = [globals().get("__file__"), getattr(globals().get("__spec__"), "cached", None)]
-    logs = set()
-    for written in (1, 2, *filter(None, [] if options.names else own)):
-        with contextlib.suppress(OSError):
-            logs.add(file_id(os.stat(written)))
-    named = offers_by_name(options.names, logs, functools.partial(terminal.show, [], 0))
-    secret = os.urandom(16).hex() if options.secret else ""
-    # What is named is all, also where nothing of it is left.
-    folder = "" if options.names else options.directory or os.curdir
-    share = Share(folder, named, secret, options.recursive, logs)
-    downloads = Downloads(terminal.log, float(options.timeout), int(options.count or 0), named)
-    most = 1000
-    if resource:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # macOS: the hard limit is infinite, and cannot be had.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = 1 << 15 if soft == resource.RLIM_INFINITY else min(soft, 1 << 15)
-        # A connection has a socket, a file with its folder, and the last one that it sent by
-        # sendfile; others are for streams, modules being loaded, and to spare.
-        most = max(1, (limit - 24) // 4)
-    # Where there is no IPv6, or not IPv4 with it, the first cannot be bound.
-    addresses = [numeric_address(options.bind)] if options.bind else [("::",), ("0.0.0.0",)]
-    ports = [int(options.port)] if int(options.port) else random.sample(range(20000, 50001), 64)
-    for address, port in product(addresses, ports):
+    """Return a server for what *options* name, bound to a port. Raise OSError, or ValueError if two
+    names cannot be served together."""
+    excluded = excluded_files(with_program=not options.names)
+    show_progress = functools.partial(terminal.show, [], 0)
+    try:
+        named = named_offers(options.names, excluded, show_progress)
+    except OSError as error:
+        raise OSError(error.errno, str(error.strerror) + port_advice(options.names)) from None
+    folder = None
+    if not options.names:
+        folder = options.directory or os.curdir
+    share = Share(folder, named, options.prefix, options.recursive, excluded)
+    registry = Registry(
+        terminal.log,
+        options.timeout,
+        options.count,
+        named,
+        options.limit_rate,
+        reports_progress=not terminal.is_interactive,
+    )
+    max_connections = raise_descriptor_limit()
+
+    def listen(address: Tuple[Any, ...]) -> QuietServer:
+        return QuietServer(address, share, registry, max_connections, options.resume_only, tls)
+
+    return bind_server(listen, options.bind, options.port)
+
+
+def excluded_files(with_program: bool) -> Set[FileId]:
+    """Return the files that are not served: those that stdout and stderr are written to and, if
+    *with_program*, this program itself."""
+    candidates: List[Union[int, str]] = [1, 2]
+    if with_program:
+        # Piped into an interpreter, the program is no file. Imported, it may have been compiled.
+        specification = globals().get("__spec__")
+        for path in (globals().get("__file__"), getattr(specification, "cached", None)):
+            if path:
+                candidates.append(path)
+    excluded = set()
+    for candidate in candidates:
         try:
-            server = QuietServer((address[0], port, *address[2:]), share, downloads, most)
-            server.resume_only, server.tls = options.resume_only, tls
-            return server
-        except OSError as caught:
-            error = caught
-    advice = {
-        errno.EADDRINUSE: "the port is taken: name another, or none for a free one",
-        errno.EADDRNOTAVAIL: "not an address of this machine",
-        errno.EACCES: "the port needs more rights: name one from 1024 up",
-    }.get(error.errno or 0, error.strerror)
-    raise OSError(error.errno, advice, address[0] + f" port {port}" * (options.port != "0"))
+            status = os.stat(candidate)
+        except OSError:
+            continue
+        # On Windows the numbers of all pipes are 0 and 0.
+        if stat.S_ISREG(status.st_mode):
+            excluded.add((status.st_dev, status.st_ino))
+    return excluded
+
+
+def port_advice(names: Sequence[str]) -> str:
+    """Return advice, if a file that does not exist seems to be meant as a port, as it would be by
+    http.server; else ""."""
+    for name in names:
+        if re.fullmatch("[0-9]{2,5}", name) and not os.path.lexists(name):
+            return f" (to listen on port {name}: -p {name})"
+    return ""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the number of files that may be open as far as possible; return how many connections
+    that is enough for."""
+    if resource is None:
+        return 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard
+    if hard == resource.RLIM_INFINITY:
+        wanted = MACOS_MAX_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):
+            pass
+    if soft == resource.RLIM_INFINITY or soft > MAX_DESCRIPTORS:
+        soft = MAX_DESCRIPTORS
+    return max(1, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION)
+
+
+def bind_server(
+    listen: Callable[[Tuple[Any, ...]], QuietServer], bind: Optional[str], port: int
+) -> QuietServer:
+    """Bind the first address that can be bound, and return the server that *listen* makes of it.
+    Try the host *bind* or, if it is None, all addresses of this machine: IPv6 together with IPv4,
+    then IPv4 alone. Try *port* or, if it is 0, random ports. Raise OSError."""
+    hosts = ["::", "0.0.0.0"]
+    if bind is not None:
+        hosts = [bind]
+    ports = [port]
+    if port == 0:
+        ports = random.sample(RANDOM_PORTS, PORT_ATTEMPTS)
+    failure = OSError()
+    for host in hosts:
+        for candidate in ports:
+            address = numeric_address(host)
+            try:
+                return listen((address[0], candidate, *address[2:]))
+            except OSError as error:
+                failure = error
+    place = hosts[-1]
+    if port != 0:
+        place += f" port {port}"
+    raise OSError(failure.errno, describe_bind_failure(failure), place)
+
+
+def describe_bind_failure(error: OSError) -> str:
+    """Return why a port could not be bound, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken: name another, or none for a free one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have the address"
+    if getattr(error, "winerror", None) == WSAEACCES:
+        return "the port is reserved or taken: name another, or none for a free one"
+    if error.errno == errno.EACCES:
+        return "the port needs more rights: name one from 1024 up"
+    return error.strerror or str(error)
 
 
 def announce(server: QuietServer, options: argparse.Namespace, terminal: Terminal) -> None:
-    """Print where the server can be reached, and a link for each offer; or raise OSError."""
-    bound = server.server_address[0]
-    is_any = bound in ("::", "0.0.0.0") and not options.host
-    # As it was typed: server_address leaves out the zone of a link-local address.
-    hosts = local_addresses(bound == "::") if is_any else [options.host or options.bind]
-    scheme = "https" if options.tls_cert else "http"
-    url, *others = [base_url(host, server.server_port, scheme) for host in hosts]
-    share, links, remarks = server.share, [], []
-    for path in options.names:
-        with contextlib.suppress(OSError):
-            if file_id(os.stat(path)) in share.logs:
-                remarks.append(f"not offered, since this program writes to it: {path}")
-    for offer in share.offers():
-        link, told = share.link(offer.name), [format_size(offer.version.size)]
-        if isinstance(offer, Archive):
-            told = [escape(offer.folder), plural(offer.files, "file"), format_size(offer.content)]
-            remarks += [f"left out of {offer.name}: {offer.left_out}"] * bool(offer.left_out)
-        elif not link.endswith("/" + offer.name):
-            told.insert(0, escape(offer.name))
-        links.append(f"link: {url}{link}  ({', '.join(told)})")
+    """Print where the server can be reached, a link for each offer, and what is not offered. Raise
+    OSError if the folder cannot be read."""
+    urls = server_urls(server, options)
+    links = []
+    remarks = []
+    for name in excluded_names(options.names):
+        remarks.append(f"not offered, since this program writes to it: {escape(name)}")
+    for offer in server.share.listed():
+        links.append(format_link(urls[0] + server.share.link_path(offer.name), offer))
+        if offer.archive is not None and offer.archive.left_out:
+            left_out = escape(offer.archive.left_out)
+            remarks.append(f"left out of {escape(offer.name)}: {left_out}")
     if not links:
-        entries = walk(share.folder, share.is_deep, share.logs) if share.folder else ()
-        # Without the folder itself, and those that have been looked into.
-        kinds: Counter[str] = Counter(entry.kind for entry in entries if entry.path)
-        if share.is_deep:
-            del kinds["folder"]
-        nouns = ("folder", "hidden file", "unreadable file", "symlink", "special file")
-        there = [plural(n, noun) for noun in nouns if (n := kinds[noun.split()[0]])]
-        advice = "-r, or name them" if kinds["folder"] else "name them"
-        remarks.append("nothing to offer here" + f" ({', '.join(there)}: {advice})" * bool(there))
-    terminal.say(f"serving on: {url}/", *(f"also on: {other}/" for other in others))
-    terminal.say("===== local files =====", *links, *map(escape, remarks))
-    terminal.say("===== start logging =====")
+        remarks.append("nothing to offer here")
+    left_out = format_left_out(server.share.left_out())
+    if left_out:
+        remarks.append(f"not offered: {left_out}")
+    terminal.say(f"serving on: {urls[0]}/")
+    for url in urls[1:]:
+        terminal.say(f"also on: {url}/")
+    terminal.say("===== local files =====", *links, *remarks, "===== start logging =====")
+
+
+def server_urls(server: QuietServer, options: argparse.Namespace) -> List[str]:
+    """Return the URLs at which receivers reach the server, the one for links first."""
+    scheme = "https" if options.tls_cert else "http"
+    port = server.server_port
+    if options.host is not None:
+        host, other_port = options.host
+        return [base_url(host, other_port or port, scheme)]
+    bound = str(server.server_address[0])
+    hosts = [options.bind]
+    if bound in ("::", "0.0.0.0"):
+        hosts = local_addresses(with_ipv6=bound == "::")
+    return [base_url(host, port, scheme) for host in hosts]
+
+
+def excluded_names(names: Sequence[str]) -> List[str]:
+    """Return those of *names* that are not offered because this program writes to them."""
+    excluded = excluded_files(with_program=False)
+    found = []
+    for name in names:
+        try:
+            status = os.stat(name)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in excluded:
+            found.append(name)
+    return found
+
+
+def format_link(url: str, offer: Listed) -> str:
+    """Return the line that tells the *url* of an offer, and its size."""
+    details = [format_size(offer.size)]
+    if offer.archive is not None:
+        file_count = pluralize(offer.archive.file_count, "file")
+        details = [escape(offer.archive.folder_name), file_count, format_size(offer.size)]
+    elif not url.endswith(f"/{offer.name}"):
+        # The link had to escape the name, so a person may not recognize it.
+        details.insert(0, escape(offer.name))
+    return f"link: {url}  ({', '.join(details)})"
+
+
+def format_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Return how many entries of a folder are not offered although a person can see them, by kind
+    and mostly with their names; "" if there are none."""
+    nouns = {
+        "unreadable": "unreadable file",
+        "symlink": "symlink",
+        "special": "special file",
+        "excluded": "file of this program",
+    }
+    texts = []
+    folders = left_out.get("folder", ())
+    if folders:
+        texts.append(f"{pluralize(len(folders), 'folder')} (name them, or use -r)")
+    for kind, noun in nouns.items():
+        paths = [escape(path) for path in left_out.get(kind, ())]
+        if paths:
+            texts.append(f"{pluralize(len(paths), noun)} ({join_limited(paths)})")
+    return ", ".join(texts)
 
 
 def serve(server: QuietServer, terminal: Terminal) -> None:
-    """Serve until enough is delivered."""
-    pause = TICK
-    while True:
-        end = time.monotonic() + pause
-        while time.monotonic() < end:
-            server.timeout = end - time.monotonic()
-            server.handle_request()
-        began = time.thread_time()
-        server.downloads.watch()
-        terminal.show(*server.downloads.rows(MOST_ROWS))
-        # However many there are, looking at them takes little of a processor.
-        pause = max(TICK, 100 * (time.thread_time() - began))
-        if server.downloads.is_over():
-            return
+    """Accept connections, check the downloads and show them, until enough is delivered."""
+    registry = server.registry
+    next_check = time.monotonic()
+    while not registry.is_done():
+        server.handle_request()
+        if time.monotonic() >= next_check:
+            next_check = time.monotonic() + CHECK_INTERVAL
+            registry.check_all()
+            rows, more = registry.rows(MAX_ROWS)
+            terminal.show(rows, more, registry.waiting_note())
 
 
-def complaint(error: BaseException) -> str:
-    """Say what could not be done, and of which file."""
-    reason = failure_reason(error) or repr(error)
-    return ": ".join(filter(None, [getattr(error, "filename", None), reason]))
+class ServerThread(threading.Thread):
+    """Makes the server, announces its links, and serves until enough is delivered."""
 
+    def __init__(
+        self, options: argparse.Namespace, terminal: Terminal, tls: "Optional[ssl.SSLContext]"
+    ) -> None:
+        super().__init__(name="server", daemon=True)
+        self._options = options
+        self._terminal = terminal
+        self._tls = tls
+        # The server, from the moment when its links are printed.
+        self.server: Optional[QuietServer] = None
+        # Why the thread has ended, "" while it runs or if enough is delivered, and the exit status
+        # that goes with it.
+        self.failure = ""
+        self.failure_status = 1
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program, and leave with 0, with 1 for a failure, or 2 for a wrong command line."""
-    options = parse_arguments(arguments)
-    servers: list[QuietServer] = []
-    # The exit status, and the last lines.
-    ends: deque[tuple[int, list[str]]] = deque()
-
-    def run() -> None:
+    def run(self) -> None:
+        """Do all this. If it fails, note why."""
         try:
-            server = make_server(options, terminal, tls)
-            announce(server, options, terminal)
-            servers.append(server)
-            serve(server, terminal)
-            ends.append((0, []))
+            server = make_server(self._options, self._terminal, self._tls)
+            announce(server, self._options, self._terminal)
+            self.server = server
+            serve(server, self._terminal)
         except Exception as error:
-            status, told = 2 if isinstance(error, ValueError) else 1, complaint(error)
-            if servers:
-                status, told = 1, f"the thread that accepts connections has died: {error!r}"
-            ends.append((status, [f"httpd_download: {told}"]))
+            if self.server is not None:
+                self.failure = f"the thread that accepts connections has died: {error!r}"
+                return
+            self.failure = describe_start_failure(error)
+            if isinstance(error, ValueError):
+                # Two names that cannot be served together.
+                self.failure_status = 2
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # What nohup, or a script's &, has made deaf stays so.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: ends.append((0, [])))
-    # For each thread, which never touches more than 12 KiB of it.
-    threading.stack_size(1 << 18)
+
+def describe_start_failure(error: BaseException) -> str:
+    """Return what could not be done at the start, and with which file or address."""
+    reason = describe_failure(error) or str(error) or repr(error)
+    place = getattr(error, "filename", None)
+    if place:
+        return f"{place}: {reason}"
+    return reason
+
+
+def note_signals(names: Sequence[str], notes: List[int]) -> None:
+    """From now on, append the number of each signal in *names* to *notes* when it arrives."""
+    for name in names:
+        number = getattr(signal, name, None)
+        # Not every system has each of them. Leave those alone that are ignored, as by nohup.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: notes.append(number))
+
+
+def wait_for_end(thread: threading.Thread, end_signals: List[int], terminal: Terminal) -> None:
+    """Return when *thread* has ended or a signal asks for the end. Meanwhile let Ctrl-Z work."""
+    stop_signals: List[int] = []
+    if terminal.is_interactive:
+        note_signals(["SIGTSTP"], stop_signals)
+    # No lock and no Event: a handler that runs while the main thread waits for one could need it.
+    while thread.is_alive() and not end_signals:
+        time.sleep(END_CHECK_INTERVAL)
+        if stop_signals:
+            stop_signals.clear()
+            stop_this_process(terminal)
+
+
+def stop_this_process(terminal: Terminal) -> None:
+    """Do what Ctrl-Z does by default, but erase the rows before; return after fg or bg."""
+    terminal.suspend()
+    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, handler)
+    terminal.resume()
+
+
+def finish(thread: ServerThread, options: argparse.Namespace) -> Tuple[int, List[str]]:
+    """End everything that is under way; return the exit status and the last lines."""
+    lines = []
+    server = thread.server
+    has_enough = False
+    if thread.failure:
+        lines.append(f"httpd_download: {thread.failure}")
+    if server is not None:
+        lines += server.registry.stop()
+        has_enough = server.registry.has_enough()
+        if server.registry.has_unfinished():
+            lines.append(resume_advice(server.server_port, options))
+        # Windows resets the connections of a process that ends, unless they are closed before.
+        server.close_connections()
+    elif not thread.failure:
+        lines.append("stopped. nothing was delivered")
+    status = 0
+    if thread.failure:
+        status = thread.failure_status
+    elif options.count and not has_enough:
+        # "httpd_download.py -c 1 FILE && rm FILE" must not remove a file before it is delivered.
+        status = 1
+    return status, lines
+
+
+def resume_advice(port: int, options: argparse.Namespace) -> str:
+    """Return with which options the links stay the same after a restart."""
+    advice = f"to let them resume: the same command with -p {port}"
+    if options.secret:
+        advice += f" --prefix {options.prefix} instead of --secret"
+    return advice
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
+    """Run the program and exit: with 0 if it was stopped or, with -c, if enough was delivered; with
+    1 if something could not be done, or not enough was delivered; with 2 if the command line is
+    wrong."""
+    end_signals: List[int] = []
+    note_signals(["SIGINT", "SIGTERM", "SIGBREAK"], end_signals)
+    options = parse_arguments(arguments)
+    threading.stack_size(STACK_SIZE)
+    tls = None
     try:
-        # Here, where Ctrl-C reaches OpenSSL, which may ask for a passphrase.
-        tls = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
+        if options.tls_cert:
+            # In the main thread, in which Ctrl-C ends the question for the passphrase of the key.
+            tls = tls_context(options.tls_cert, options.tls_key)
         terminal = Terminal(sys.stdout, sys.stderr)
-        threading.Thread(target=run, daemon=True).start()
+        thread = ServerThread(options, terminal, tls)
+        thread.start()
     except (ImportError, OSError, RuntimeError) as error:
-        sys.exit(f"httpd_download: {escape(complaint(error))}")
-    # Not Event.wait, which on Windows no signal ends.
-    while not ends:
-        time.sleep(TICK / 4)
-    status, lines = ends[0]
-    with contextlib.suppress(RuntimeError):
-        threading.Timer(PARTING, os._exit, (status,)).start()
-    for server in servers:
-        lines += server.downloads.stop()
-        if lines[-1].startswith("not whole") and not options.secret:
-            lines.append(f"to let them resume: the same command with -p {server.server_port}")
-    terminal.close(lines or ["stopped. nothing was delivered"])
-    # Threads still serve: nothing is torn down under them.
+        # TLS is not available or not set up right, or the system lets no more threads start.
+        sys.exit(f"httpd_download: {escape(describe_start_failure(error))}")
+    wait_for_end(thread, end_signals, terminal)
+    status, lines = finish(thread, options)
+    terminal.close(lines)
+    # Not sys.exit: it would wait for streams that take nothing. Other threads may still be busy.
     os._exit(status)
 
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Measure this program beside http.server, other servers where installed, and bare loops.
+"""Measure this program beside its other versions and other servers.
 
-Linux, loopback, logs to files; every server is warmed up, then they take turns, in random order.
-Receivers discard in the kernel (MSG_TRUNC), in a process of their own, so that it is the sender
-that is timed.  Prints tables in Markdown: medians and, in brackets, how many times the other's
-figure this program's is.
+For Linux, on loopback. In every round the servers take turns, in random order, so that each figure
+of a rival has one of this program beside it. The receivers run in a process of their own and let
+the system discard what they get, so that the sender is measured. The result is a table in Markdown:
+the median of each figure and, in brackets, the median of this program's figures divided by the
+rival's figures of the same turn. Other programs that run at the same time make the figures
+smaller, but hardly change the ratios.
 """
 
 from __future__ import annotations
@@ -12,77 +14,89 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import functools
+import fcntl
 import multiprocessing
 import os
 import platform
 import pwd
-import py_compile
 import random
 import re
 import resource
 import selectors
 import shutil
 import socket
+import ssl
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, DefaultDict, Dict, Iterator, List, Sequence, TypeVar
+from typing import Any, Callable, DefaultDict, Dict, Iterator, List, NamedTuple, Sequence, Set
 
+KIB = 1 << 10
 MIB = 1 << 20
-SMALL = 1024
-SLOW = 10 * MIB
-SLOW_RECEIVERS = 500
-CONNECTIONS = 16
-SEGMENTS = 8
-# Of starts, and of transfers, in a round.
-REPEATS = 3
-# Seconds in which requests are counted, and after which a measurement has failed.
-WINDOW, PATIENCE = 0.5, 60.0
-# How many files of how many bytes the two folders have.
-FOLDERS = {"many": (20_000, 4096), "few": (200, 5 * MIB)}
+GIB = 1 << 30
+SMALL_SIZE = 1024  # bytes of the file that is asked for again and again
+SLOW_SIZE = 10 * MIB  # bytes of the file of the slow receivers
+SLOW_RECEIVERS = 1000
+CONNECTIONS = 16  # over which small files are fetched at once
+SEGMENTS = 8  # ranges that are fetched at once
+TRIES = 20  # receivers that break off, in a round
+TURNS = 3  # of each server in a round, where one takes less than a second
+COUNTING_TIME = 0.5  # seconds in which the small files are counted
+WATCHING_TIME = 2.0  # seconds in which the CPU time is counted while nothing moves
+MAX_WAIT = 60.0  # seconds after which a measurement has failed
+# The number of files in each folder, and the bytes of each file.
+FOLDERS = {"many": (20_000, 4 * KIB), "few": (100, 5 * MIB)}
 
-PROGRAM, MODULE = "this program", "`-m httpd_download`"
-HTTP_SERVER, HTTP_SERVER_11 = "`http.server`", "`-p HTTP/1.1`"
-BARE, TAR = "bare `sendfile`", "`tar c`"
+PROGRAM = "this program"
+HTTP_SERVER = "`http.server`"
+BARE = "bare loop"
+CHOICES = ("nginx", "lighttpd", "apache2", "caddy", HTTP_SERVER.strip("`"), "bare")
 
-# What is measured, and how it is written.
+
+class Row(NamedTuple):
+    title: str
+    form: str
+    # Makes one figure of those of all rounds.
+    summary: Callable[[List[float]], float] = statistics.median
+
+
 ROWS = {
-    "one": ("one file of {size} MiB, GiB/s", ".2f"),
-    "eight": ("the same in eight ranges at once, GiB/s", ".2f"),
-    "resumed": ("its second half, resumed, GiB/s", ".2f"),
-    "cpu": ("CPU of the server for one file, s/GiB", ".3f"),
-    "kept": (f"{SMALL} bytes on {CONNECTIONS} kept connections, requests/s", ".0f"),
-    "new": ("the same on new connections, requests/s", ".0f"),
-    "start": ("start to the first line with a link, ms", ".0f"),
-    "module": ("the same as `python3 -m httpd_download`, ms", ".0f"),
-    "idle": ("resident memory after small requests, MiB", ".1f"),
-    "peak": ("at the most, after the large files, MiB", ".1f"),
-    "each": (f"and for each of {SLOW_RECEIVERS} slow receivers, KiB", ".1f"),
+    "one": Row("one receiver, GiB/s", ".2f"),
+    "eight": Row(f"{SEGMENTS} ranges at once, GiB/s", ".2f"),
+    "resumed": Row("second half, resumed, GiB/s", ".2f"),
+    "cpu": Row("CPU for one receiver, s/GiB", ".3f"),
+    "tls": Row("TLS, one receiver, GiB/s", ".2f"),
+    "kept": Row(f"{SMALL_SIZE} bytes on {CONNECTIONS} kept connections, requests/s", ".0f"),
+    "new": Row(f"{SMALL_SIZE} bytes on new connections, requests/s", ".0f"),
+    "start": Row("start to the first link, ms", ".0f"),
+    "module": Row("the same with `python3 -m`, ms", ".0f"),
+    "memory": Row("resident memory after small requests, MiB", ".1f"),
+    "each": Row(f"and for each of {SLOW_RECEIVERS:,} slow receivers, KiB", ".1f"),
+    "idle": Row(f"CPU with {SLOW_RECEIVERS:,} idle connections, %", ".2f"),
+    "slow": Row(f"CPU with {SLOW_RECEIVERS:,} slow receivers, %", ".2f"),
+    "share": Row("largest error of a share that broke off, KiB", ".1f", max),
+    "many": Row("20,000 files of 4 KiB as a tar, MiB/s", ".0f"),
+    "few": Row("100 files of 5 MiB as a tar, MiB/s", ".0f"),
 }
-FOLDER_ROWS = {
-    "many": ("20,000 files of 4 KiB, MiB/s", ".0f"),
-    "few": ("200 files of 5 MiB, MiB/s", ".0f"),
-    "file": ("one file of the same size, MiB/s", ".0f"),
-}
-# Row, server, a list of figures.
+TRANSFER_ROWS = ("one", "eight", "resumed", "cpu")
+SMALL_ROWS = ("kept", "new")
+WAITING_ROWS = ("memory", "each", "idle", "slow")
+# By row and server, one figure for each turn.
 Samples = Dict[str, DefaultDict[str, List[float]]]
-Starters = Dict[str, Callable[[], "Server"]]
-T = TypeVar("T")
-# How a receiver is called: function, arguments.
-Call = Callable[..., float]
 
-# Of servers that know where they listen from a file.
+# How servers are started that read where they listen from a file, and that file.
 CONFIGURED = {
     "nginx": (
         ["nginx", "-p", "{folder}", "-c", "{file}"],
         """user {user}; worker_processes 2; daemon off; pid {folder}/nginx.pid;
-        error_log {folder}/log; events {{ worker_connections 4096; }}
+        error_log {folder}/nginx.error; events {{ worker_connections 4096; }}
         http {{ sendfile on; tcp_nopush on; keepalive_requests 1000000;
         access_log {folder}/nginx.log; client_body_temp_path {folder}/t1;
         proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
@@ -94,6 +108,8 @@ CONFIGURED = {
         """server.document-root = "{folder}/share"
         server.port = {port}
         server.bind = "127.0.0.1"
+        server.max-fds = 8192
+        server.max-connections = 4096
         server.max-keep-alive-requests = 10000000
         server.modules = ("mod_accesslog")
         accesslog.filename = "{folder}/lighttpd.log"
@@ -106,14 +122,14 @@ CONFIGURED = {
         LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
         Listen 127.0.0.1:{port}
         PidFile {folder}/apache.pid
-        ErrorLog {folder}/log
+        ErrorLog {folder}/apache.log
         DocumentRoot {folder}/share
         EnableSendfile On
         MaxKeepAliveRequests 0
-        ThreadLimit 600
+        ThreadLimit 1200
         ServerLimit 1
-        ThreadsPerChild 600
-        MaxRequestWorkers 600
+        ThreadsPerChild 1200
+        MaxRequestWorkers 1200
         """,
     ),
     "caddy": (
@@ -132,204 +148,281 @@ CONFIGURED = {
         """,
     ),
 }
-# Servers of others that stream a folder as a tar: how they are started, and the path of the tar.
-STREAMING = {
-    "copyparty": (
-        ["copyparty", "-q", "-i", "127.0.0.1", "-p", "{port}", "-v", "{folder}/share::r"],
-        "?tar",
-    ),
-    "miniserve": (
-        ["miniserve", "-r", "-i", "127.0.0.1", "-p", "{port}", "{folder}/share"],
-        "?download=tar",
-    ),
-}
 
 
 # --- Receivers ---------------------------------------------------------------------
 
 
 def request(name: str, *fields: str) -> bytes:
+    """Return the head of a request for *name*."""
     return "\r\n".join([f"GET /{name} HTTP/1.1", "Host: 127.0.0.1", *fields, "", ""]).encode()
 
 
-def receive(port: int, name: str, asked: str = "", length: int = 0) -> int:
-    """Fetch *name*, or a range of it; return how many bytes came, which must be *length* if any."""
-    fields = ["Connection: close", *([f"Range: bytes={asked}"] if asked else [])]
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+def discard_all(connection: socket.socket) -> int:
+    """Let the system discard everything until the server closes; return how many bytes it was."""
+    # Nothing is written to the buffer, but its length counts.
+    buffer = bytearray(MIB)
+    received = 0
+    while True:
+        # Not the method of an SSLSocket: what is encrypted need not be decrypted to be counted.
+        discarded = socket.socket.recv_into(connection, buffer, 0, socket.MSG_TRUNC)
+        if not discarded:
+            return received
+        received += discarded
+
+
+def receive(port: int, name: str, length: int, wanted: str = "") -> int:
+    """Fetch *name*, or the *wanted* range of it; return its *length*, 0 for any, once it came."""
+    fields = ["Connection: close"]
+    if wanted:
+        fields.append(f"Range: bytes={wanted}")
+    with socket.create_connection(("127.0.0.1", port), MAX_WAIT) as connection:
+        connection.settimeout(None)
         connection.sendall(request(name, *fields))
         end = -1
         while end < 0:
             end = connection.recv(1 << 16, socket.MSG_PEEK).find(b"\r\n\r\n")
         connection.recv(end + 4)
-        # The size of the buffer counts, nothing is written to it.
-        received, buffer = 0, bytearray(MIB)
-        while True:
-            discarded = connection.recv_into(buffer, 0, socket.MSG_TRUNC)
-            if not discarded:
-                break
-            received += discarded
+        received = discard_all(connection)
     if length and received != length:
-        raise RuntimeError(f"port {port} sent {received} bytes of {name} {asked}, not {length}")
+        raise RuntimeError(f"port {port} sent {received} bytes of {name} {wanted}, not {length}")
     return received
 
 
-def receive_all(port: int, name: str, ranges: list[tuple[str, int]]) -> float:
-    """Fetch *ranges* at once; return how many bytes a second arrived."""
-    began = time.perf_counter()
-    with ThreadPoolExecutor(len(ranges)) as threads:
-        found = [threads.submit(receive, port, name, *each) for each in ranges]
-        received = sum(each.result() for each in found)
-    return received / (time.perf_counter() - began)
+def receiving_rate(port: int, name: str, length: int) -> float:
+    """Fetch *name*; return how many bytes a second arrived."""
+    start = time.perf_counter()
+    return receive(port, name, length) / (time.perf_counter() - start)
 
 
-def request_rate(port: int, kept: bool) -> float:
-    """Return how many replies a second the connections get, each asking again once it has one."""
-    question = request("small", f"Connection: {'keep-alive' if kept else 'close'}")
-    replies = 0
-    with selectors.DefaultSelector() as selector:
+def resuming_rate(port: int, size: int) -> float:
+    """Fetch the second half of the large file; return how many bytes a second arrived."""
+    start = time.perf_counter()
+    return receive(port, "large", size - size // 2, f"{size // 2}-") / (time.perf_counter() - start)
 
-        def connect() -> None:
-            connection = socket.socket()
-            connection.setblocking(False)
-            connection.connect_ex(("127.0.0.1", port))
-            selector.register(connection, selectors.EVENT_WRITE, b"")
 
-        for _ in range(CONNECTIONS):
-            connect()
-        began = time.perf_counter()
-        while time.perf_counter() < began + WINDOW:
-            for key, events in selector.select(WINDOW):
-                connection: Any = key.fileobj
-                if events & selectors.EVENT_WRITE:
-                    connection.send(question)
-                    selector.modify(connection, selectors.EVENT_READ, b"")
-                    continue
-                data = connection.recv(1 << 16)
-                head, _, body = (key.data + data).partition(b"\r\n\r\n")
-                if not data and not key.data:
-                    # Some servers keep a connection only for so many requests.
-                    selector.unregister(connection)
-                    connection.close()
-                    connect()
-                    continue
-                if not data or len(body) > SMALL:
-                    raise RuntimeError(f"port {port} sent {key.data + data!r}")
-                if len(body) < SMALL:
-                    selector.modify(connection, selectors.EVENT_READ, key.data + data)
-                    continue
-                replies += 1
-                if kept and head.startswith(b"HTTP/1.1"):
-                    connection.send(question)
-                    selector.modify(connection, selectors.EVENT_READ, b"")
-                else:
-                    selector.unregister(connection)
-                    connection.close()
-                    connect()
-        seconds = time.perf_counter() - began
-        for key in list(selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
-    return replies / seconds
+def segmented_rate(port: int, size: int) -> float:
+    """Fetch the large file in ranges at once; return how many bytes a second arrived."""
+    bounds = [size * index // SEGMENTS for index in range(SEGMENTS + 1)]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(SEGMENTS) as threads:
+        for first, stop in zip(bounds, bounds[1:]):
+            threads.submit(receive, port, "large", stop - first, f"{first}-{stop - 1}")
+    return size / (time.perf_counter() - start)
+
+
+def tls_rate(port: int, size: int) -> float:
+    """Fetch the large file by TLS; return how many bytes a second arrived."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    start = time.perf_counter()
+    plain = socket.create_connection(("127.0.0.1", port))
+    with context.wrap_socket(plain) as connection:
+        connection.sendall(request("large", "Connection: close"))
+        received = discard_all(connection)
+    if received < size:
+        raise RuntimeError(f"port {port} sent only {received} bytes")
+    return size / (time.perf_counter() - start)
+
+
+def request_rate(port: int, keeps: bool) -> float:
+    """Return how many small files a second arrive over several connections at once, each of which
+    is kept, or closed after one file."""
+    option = "keep-alive" if keeps else "close"
+    head = request("small", f"Connection: {option}")
+    selector = selectors.DefaultSelector()
+
+    def connect() -> None:
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(head)
+        selector.register(connection, selectors.EVENT_READ, bytearray())
+
+    def close(connection: socket.socket) -> None:
+        selector.unregister(connection)
+        connection.close()
+
+    for _ in range(CONNECTIONS):
+        connect()
+    files = 0
+    start = time.perf_counter()
+    while time.perf_counter() < start + COUNTING_TIME:
+        for key, _ in selector.select(COUNTING_TIME):
+            connection: Any = key.fileobj
+            answer: bytearray = key.data
+            data = connection.recv(1 << 16)
+            answer += data
+            is_whole = len(answer.partition(b"\r\n\r\n")[2]) == SMALL_SIZE
+            if is_whole:
+                files += 1
+            elif answer and not data:
+                raise RuntimeError(f"port {port} sent {answer!r}")
+            if is_whole and keeps and answer.startswith(b"HTTP/1.1"):
+                answer.clear()
+                connection.sendall(head)
+            elif is_whole or not data:
+                # Some servers close a connection after so many requests.
+                close(connection)
+                connect()
+    seconds = time.perf_counter() - start
+    for key in list(selector.get_map().values()):
+        close(key.fileobj)  # type: ignore[arg-type]
+    selector.close()
+    return files / seconds
 
 
 @contextlib.contextmanager
-def slow_receivers(port: int) -> Iterator[None]:
-    """Keep connections open that have asked for a file, see the answer begin, and read nothing."""
+def waiting_receivers(port: int, head: bytes) -> Iterator[None]:
+    """Keep connections open that have sent *head*, if any, and read nothing of the answer."""
     with contextlib.ExitStack() as stack:
         for _ in range(SLOW_RECEIVERS):
             connection = stack.enter_context(socket.socket())
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(PATIENCE)
+            connection.settimeout(MAX_WAIT)
             connection.connect(("127.0.0.1", port))
-            connection.sendall(request("slow"))
-            connection.recv(1, socket.MSG_PEEK)
-        time.sleep(WINDOW)
+            if head:
+                connection.sendall(head)
+                connection.recv(1, socket.MSG_PEEK)
+        time.sleep(COUNTING_TIME)
         yield
+
+
+def break_off(port: int, address: str) -> int:
+    """Read a part of a file slowly, from an address of its own, and reset the connection; return
+    how many bytes of the file had reached the receiver's system."""
+    with socket.socket() as connection:
+        connection.settimeout(MAX_WAIT)
+        connection.bind((address, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(request("slow"))
+        data = bytearray()
+        # From 1 MiB on, the log would show too few digits.
+        wanted = random.randrange(100 * KIB, 600 * KIB)
+        while len(data) < wanted:
+            data += connection.recv(16 * KIB)
+            time.sleep(0.001)
+        unread = fcntl.ioctl(connection, termios.FIONREAD, bytes(4))
+        # Closing resets the connection.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    body = data.partition(b"\r\n\r\n")[2]
+    return len(body) + int.from_bytes(unread, sys.byteorder)
 
 
 # --- Servers -----------------------------------------------------------------------
 
 
-class Server:
-    """A server as a process, and what it uses."""
+class Rival(NamedTuple):
+    """How a server is started, and what can be measured of it."""
 
-    def __init__(self, name: str, command: Sequence[str], port: int, folder: Path) -> None:
-        """Start *command*; wait until it prints its URL or, if its *port* is known, answers."""
-        self.name, self.port = name, port
-        with open(folder / "log", "ab") as log:
-            began = time.perf_counter()
+    name: str
+    command: Sequence[str]
+    folder: Path  # the current one of the server
+    rows: Set[str]
+    port: int = 0  # or 0, if the server prints it
+
+
+class Server:
+    """The process of a server, and what it uses."""
+
+    def __init__(self, rival: Rival, *options: str) -> None:
+        """Start *rival*; wait until it prints its URL, or answers."""
+        self.name = rival.name
+        self.port = rival.port
+        self._log_path = rival.folder / "log"
+        start = time.perf_counter()
+        with open(self._log_path, "wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=folder, stdout=log if port else subprocess.PIPE, stderr=log
+                [*rival.command, *options], cwd=rival.folder, stdout=subprocess.PIPE, stderr=log
             )
-        output = self._process.stdout
-        while not self.port and output and self._process.poll() is None:
-            line = output.readline()
-            # The first one with a link is what a person waits for.
-            if (line.startswith(b"link: ") or b"Serving" in line or name in (BARE, TAR)) and line:
-                self.port = int(line.split(b"http://127.0.0.1:")[1].split(b"/")[0])
-        self.start_seconds = time.perf_counter() - began
-        while not self.port or (port and not self._answers()):
-            if self._process.poll() is not None or time.perf_counter() > began + PATIENCE:
-                self.close()
-                raise RuntimeError(f"{name} did not start: {(folder / 'log').read_text()[-1000:]}")
+        if rival.port:
+            self._wait_for_answer()
+        else:
+            self._read_port()
+        self.starting_time = time.perf_counter() - start
+
+    def _read_port(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            url = re.search(rb"https?://127\.0\.0\.1:(\d+)/", line)
+            # A person waits for the first link, not for the URL of the server.
+            if url and not line.startswith(b"serving on"):
+                self.port = int(url[1])
+                return
+        self._fail()
+
+    def _wait_for_answer(self) -> None:
+        deadline = time.monotonic() + MAX_WAIT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
             time.sleep(0.01)
+        self._fail()
+
+    def _fail(self) -> None:
+        self.close()
+        raise RuntimeError(f"{self.name} did not start: {self.log()[-1000:]}")
 
     def close(self) -> None:
-        if self._process.stdout:
-            self._process.stdout.close()
         self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()
 
-    def cpu_seconds(self) -> float:
-        # The clock of clock_getcpuclockid(3) counts what /proc/PID/stat does, but finely.
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    def cpu_time(self) -> float:
+        """Return how many seconds of CPU all processes of the server have used."""
+        # This number stands for the clock of a process, as in clock_getcpuclockid(3).
         return sum(time.clock_gettime(~pid << 3 | 2) for pid in self._pids())
 
-    def memory(self, field: str = "VmRSS") -> int:
-        """Return *field* of /proc/PID/status in bytes, the sum of all processes."""
-        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids()]
-        return sum(int(re.findall(rf"{field}:\s+(\d+) kB", each)[0]) * 1024 for each in statuses)
+    def memory(self) -> int:
+        """Return how many bytes of all processes of the server are resident."""
+        total = 0
+        for pid in self._pids():
+            status = Path(f"/proc/{pid}/status").read_text()
+            total += int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * KIB
+        return total
 
     def _pids(self) -> list[int]:
         pid = self._process.pid
-        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [pid, *map(int, children.split())]
 
 
-def serve_bare(send: Callable[[socket.socket], object]) -> None:
-    """Let *send* answer whoever connects."""
+def serve_bare(share: str) -> None:
+    """Serve each connection with as little as Python can do it with."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
-
-    def answer(connection: socket.socket) -> None:
-        with connection:
-            send(connection)
-
     while True:
-        threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+        connection = listener.accept()[0]
+        threading.Thread(target=answer_bare, args=(share, connection), daemon=True).start()
 
 
-def send_bare(path: str, connection: socket.socket) -> None:
-    """Send the file, or a range of it, with as little as Python can do it with."""
-    asked = re.search(rb"bytes=(\d+)-(\d*)", connection.recv(1 << 16))
-    start = int(asked[1]) if asked else 0
-    stop = int(asked[2]) + 1 if asked and asked[2] else os.path.getsize(path)
-    connection.send(b"HTTP/1.1 200 OK\r\n\r\n", socket.MSG_MORE)
-    with open(path, "rb") as file:
-        while start < stop:
-            start += os.sendfile(connection.fileno(), file.fileno(), start, stop - start)
-
-
-def send_tar(folder: str, connection: socket.socket) -> None:
-    """Let tar write the folder that is asked for to the connection."""
-    name = connection.recv(1 << 16).split()[1].decode()[1:]
-    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-    subprocess.run(["tar", "c", "-C", folder, name], stdout=connection.fileno(), check=True)
+def answer_bare(share: str, connection: socket.socket) -> None:
+    """Send a file, or a range of it, by sendfile; a folder by tar."""
+    with connection:
+        head = connection.recv(1 << 16).decode()
+        path = share + head.split()[1]
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\n", socket.MSG_MORE)
+        if path.endswith(".tar"):
+            name = os.path.basename(path)[:-4]
+            subprocess.run(["tar", "c", "-C", share, name], stdout=connection.fileno(), check=True)
+            return
+        wanted = re.search(r"bytes=(\d+)-(\d*)", head)
+        start = int(wanted[1]) if wanted else 0
+        stop = os.path.getsize(path)
+        if wanted and wanted[2]:
+            stop = int(wanted[2]) + 1
+        with open(path, "rb") as file:
+            while start < stop:
+                start += os.sendfile(connection.fileno(), file.fileno(), start, stop - start)
 
 
 def free_port() -> int:
@@ -338,222 +431,265 @@ def free_port() -> int:
         return port
 
 
-def prepare(folder: Path, size: int) -> None:
-    """Make the files to serve, and a copy of the program in source and compiled form."""
-    (folder / "share").mkdir()
-    block = os.urandom(MIB)
-    for name, length in (("large", size), ("slow", SLOW), ("small", SMALL)):
-        with open(folder / "share" / name, "wb") as file:
-            for start in range(0, length, MIB):
-                file.write(block[: length - start])
-            file.flush()
-            os.fsync(file.fileno())
-    program = shutil.copy(Path(__file__).resolve().parent.parent / "httpd_download.py", folder)
-    py_compile.compile(str(program), doraise=True)
+def version_rival(name: str, program: Path, folder: Path) -> Rival:
+    """Return a version of this program, copied to a new folder below *folder*."""
+    own_folder = Path(tempfile.mkdtemp(dir=folder))
+    shutil.copy(program, own_folder / "httpd_download.py")
+    command = [sys.executable, "httpd_download.py", "-b", "127.0.0.1"]
+    return Rival(name, command, own_folder, set(ROWS))
 
 
-def prepare_folders(folder: Path) -> None:
-    """Make the two folders, and a file of as many bytes as the second one has."""
-    block = os.urandom(5 * MIB)
-    for name, (count, length) in FOLDERS.items():
-        for index in range(count):
-            path = folder / "share" / name / str(index % 100) / str(index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(block[:length])
-    with open(folder / "share" / "file", "wb") as file:
-        for _ in range(FOLDERS["few"][0]):
-            file.write(block)
-    os.sync()
-
-
-def starters(folder: Path) -> Starters:
-    """Return, for each name, what starts that server on the files in *folder*."""
-    python, where = sys.executable, ["-b", "127.0.0.1", "-d", f"{folder}/share"]
-    http_server = [python, "-u", "-m", "http.server", "0", *where]
-    commands: dict[str, tuple[list[str], int]] = {
-        PROGRAM: ([python, "httpd_download.py", "-p", "0", *where], 0),
-        MODULE: ([python, "-m", "httpd_download", "-p", "0", *where], 0),
-        HTTP_SERVER: (http_server, 0),
-    }
-    if sys.version_info >= (3, 11):
-        commands[HTTP_SERVER_11] = ([*http_server, "-p", "HTTP/1.1"], 0)
+def configured_rival(name: str, folder: Path) -> Rival:
+    command, configuration = CONFIGURED[name]
+    port = free_port()
     user = pwd.getpwuid(os.geteuid()).pw_name
-    for name, (command, configuration) in CONFIGURED.items():
-        if shutil.which(name):
-            file, port = folder / f"{name}.conf", free_port()
-            file.write_text(configuration.format(user=user, folder=folder, port=port))
-            commands[name] = ([part.format(folder=folder, file=file) for part in command], port)
-    bare = [python, str(Path(__file__).resolve()), "--bare", f"{folder}/share/large"]
-    commands[BARE] = (bare, 0)
-    return {
-        name: functools.partial(Server, name, *command, folder)
-        for name, command in commands.items()
-    }
+    file = folder / f"{name}.conf"
+    file.write_text(configuration.format(user=user, folder=folder, port=port))
+    command = [part.format(folder=folder, file=file) for part in command]
+    return Rival(name, command, folder, {*TRANSFER_ROWS, *SMALL_ROWS, *WAITING_ROWS}, port)
 
 
-def folder_starters(folder: Path) -> Starters:
-    """Return what starts each server that hands out folders."""
-    python, share = sys.executable, folder / "share"
-    names = [str(share / name) for name in (*FOLDERS, "file")]
-    commands: dict[str, tuple[list[str], int]] = {
-        PROGRAM: ([python, "httpd_download.py", "-b", "127.0.0.1", *names], 0),
-        TAR: ([python, str(Path(__file__).resolve()), "--tar", str(share)], 0),
-    }
-    for name, (command, _) in STREAMING.items():
-        if shutil.which(name):
-            port = free_port()
-            commands[name] = ([part.format(folder=folder, port=port) for part in command], port)
-    return {
-        name: functools.partial(Server, name, *command, folder)
-        for name, command in commands.items()
-    }
+def make_rivals(folder: Path, beside: Sequence[str], others: Sequence[str]) -> list[Rival]:
+    """Return this program, its versions *beside*, and those of *others* that are installed."""
+    program = Path(__file__).resolve().parent.parent / "httpd_download.py"
+    rivals = [version_rival(PROGRAM, program, folder)]
+    for path in beside:
+        rivals.append(version_rival(path, Path(path), folder))
+    for name in others:
+        if name == "bare":
+            command = [sys.executable, str(Path(__file__).resolve()), "--bare", f"{folder}/share"]
+            rivals.append(Rival(BARE, command, folder, {*TRANSFER_ROWS, *FOLDERS}))
+        elif name == "http.server":
+            options = ["0", "-b", "127.0.0.1", "-d", f"{folder}/share"]
+            command = [sys.executable, "-u", "-m", "http.server", *options]
+            rows = {"one", "cpu", "start", *SMALL_ROWS, *WAITING_ROWS}
+            rivals.append(Rival(HTTP_SERVER, command, folder, rows))
+        elif shutil.which(name):
+            rivals.append(configured_rival(name, folder))
+    return rivals
 
 
 # --- Measurements ------------------------------------------------------------------
 
 
-def measure_starts(start: Starters, samples: Samples) -> None:
-    """Start each server that prints a line, a few times."""
-    measured = [PROGRAM, MODULE, HTTP_SERVER, HTTP_SERVER_11] * REPEATS
-    for name in shuffled([name for name in measured if name in start]):
-        with contextlib.closing(start[name]()) as server:
-            row, column = ("module", PROGRAM) if name == MODULE else ("start", name)
-            samples[row][column].append(server.start_seconds * 1000)
+class Bench:
+    """What is measured, how, and the figures so far."""
+
+    def __init__(
+        self, folder: Path, size: int, rivals: list[Rival], rows: Sequence[str], pool: Any
+    ) -> None:
+        self._folder = folder
+        self._size = size  # of the large file, in bytes
+        self._rivals = rivals
+        self._rows = rows
+        self._pool = pool  # the process of the receivers
+        self.samples: Samples = {row: collections.defaultdict(list) for row in ROWS}
+
+    def measure_round(self) -> None:
+        """Take samples for every row."""
+        for _ in range(TURNS):
+            self._measure_starts("start")
+            self._measure_starts("module", "-m", "httpd_download")
+        for rival in self._shuffled(*WAITING_ROWS):
+            self._measure_waiting(rival)
+        self._measure_files()
+        self._measure_tls()
+        self._measure_shares()
+        self._measure_folders()
+
+    def _shuffled(self, *rows: str) -> list[Rival]:
+        """Return the rivals that have one of *rows*, if it is wanted, in random order."""
+        wanted = set(rows).intersection(self._rows)
+        rivals = [rival for rival in self._rivals if wanted & rival.rows]
+        return random.sample(rivals, len(rivals))
+
+    def _start(self, rival: Rival, *options: str) -> contextlib.closing[Server]:
+        if "module" in rival.rows:
+            options = ("-d", f"{self._folder}/share", *options)
+        return contextlib.closing(Server(rival, *options))
+
+    def _add(self, row: str, name: str, figure: float) -> None:
+        self.samples[row][name].append(figure)
+
+    def _measure_starts(self, row: str, *module: str) -> None:
+        for rival in self._shuffled(row):
+            if module:
+                rival = rival._replace(command=[sys.executable, *module, *rival.command[2:]])
+            with self._start(rival) as server:
+                self._add(row, server.name, server.starting_time * 1000)
+
+    def _measure_waiting(self, rival: Rival) -> None:
+        """Measure a new server with connections on which nothing moves."""
+        with self._start(rival) as server:
+            # The first requests load modules.
+            request_rate(server.port, keeps=False)
+            memory = server.memory()
+            self._add("memory", server.name, memory / MIB)
+            with waiting_receivers(server.port, request("slow")):
+                growth = server.memory() - memory
+                self._add("each", server.name, growth / SLOW_RECEIVERS / KIB)
+                self._watch("slow", server)
+            time.sleep(COUNTING_TIME)
+            with waiting_receivers(server.port, b""):
+                self._watch("idle", server)
+
+    def _watch(self, row: str, server: Server) -> None:
+        """Measure the CPU time while nothing moves."""
+        before = server.cpu_time()
+        time.sleep(WATCHING_TIME)
+        self._add(row, server.name, (server.cpu_time() - before) / WATCHING_TIME * 100)
+
+    def _measure_files(self) -> None:
+        """Measure all servers with the large and the small file."""
+        with contextlib.ExitStack() as stack:
+            servers = {}
+            for rival in self._shuffled(*TRANSFER_ROWS, *SMALL_ROWS):
+                server = stack.enter_context(self._start(rival))
+                servers[rival.name] = server
+                self._pool.apply(receive, (server.port, "large", self._size))
+            for _ in range(TURNS):
+                for rival in self._shuffled("one", "cpu"):
+                    self._measure_one(servers[rival.name])
+                for row, measure in (("eight", segmented_rate), ("resumed", resuming_rate)):
+                    for rival in self._shuffled(row):
+                        port = servers[rival.name].port
+                        rate = self._pool.apply(measure, (port, self._size))
+                        self._add(row, rival.name, rate / GIB)
+                for row, keeps in (("kept", True), ("new", False)):
+                    for rival in self._shuffled(row):
+                        port = servers[rival.name].port
+                        rate = self._pool.apply(request_rate, (port, keeps))
+                        self._add(row, rival.name, rate)
+
+    def _measure_one(self, server: Server) -> None:
+        before = server.cpu_time()
+        rate = self._pool.apply(receiving_rate, (server.port, "large", self._size))
+        self._add("one", server.name, rate / GIB)
+        self._add("cpu", server.name, (server.cpu_time() - before) / (self._size / GIB))
+
+    def _measure_tls(self) -> None:
+        options = ("--tls-cert", f"{self._folder}/tls.pem")
+        with contextlib.ExitStack() as stack:
+            rivals = self._shuffled("tls")
+            servers = [stack.enter_context(self._start(rival, *options)) for rival in rivals]
+            for _ in range(TURNS):
+                for server in random.sample(servers, len(servers)):
+                    rate = self._pool.apply(tls_rate, (server.port, self._size))
+                    self._add("tls", server.name, rate / GIB)
+
+    def _measure_shares(self) -> None:
+        """Compare what the log says about receivers that broke off with what they had."""
+        for rival in self._shuffled("share"):
+            with self._start(rival) as server:
+                addresses = [f"127.0.1.{number}" for number in range(1, TRIES + 1)]
+                arrived = {address: break_off(server.port, address) for address in addresses}
+                claimed: dict[str, float] = {}
+                deadline = time.monotonic() + MAX_WAIT
+                while len(claimed) < TRIES and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    claimed = claimed_shares(server.log())
+                for address in addresses:
+                    difference = abs(claimed[address] - arrived[address])
+                    self._add("share", server.name, difference / KIB)
+
+    def _measure_folders(self) -> None:
+        with contextlib.ExitStack() as stack:
+            servers = []
+            for rival in self._shuffled(*FOLDERS):
+                paths = [f"{self._folder}/share/{name}" for name in FOLDERS]
+                server = Server(rival, *(paths if "module" in rival.rows else []))
+                servers.append(stack.enter_context(contextlib.closing(server)))
+            for _ in range(TURNS):
+                for row in FOLDERS:
+                    for server in random.sample(servers, len(servers)):
+                        arguments = (server.port, f"{row}.tar", 0)
+                        rate = self._pool.apply(receiving_rate, arguments)
+                        self._add(row, server.name, rate / MIB)
 
 
-def measure_memory(start: Starters, samples: Samples) -> None:
-    """Measure what a fresh server takes, and what each receiver adds that does not read."""
-    for name in start:
-        if name in (MODULE, BARE):
-            continue
-        with contextlib.closing(start[name]()) as server:
-            # What the first requests load is not a connection's.
-            request_rate(server.port, kept=False)
-            idle = server.memory()
-            samples["idle"][name].append(idle / MIB)
-            with slow_receivers(server.port):
-                samples["each"][name].append((server.memory() - idle) / SLOW_RECEIVERS / 1024)
+def claimed_shares(log: str) -> dict[str, float]:
+    """Return, by address, how many bytes the receivers that broke off have, as the log says."""
+    found = re.findall(r"(?m)^(\S+) .* req terminated\. at \d+% \(([\d.]+) KiB of", log)
+    return {address: float(size) * KIB for address, size in found}
 
 
-def shuffled(servers: Sequence[T]) -> list[T]:
-    """Return *servers* in a random order: the first one finds another machine than the last."""
-    return random.sample(servers, len(servers))
-
-
-def measure_transfers(servers: list[Server], size: int, call: Call, samples: Samples) -> None:
-    """Fetch the large file from each server, whole and in ranges."""
-    bounds = [size * index // SEGMENTS for index in range(SEGMENTS + 1)]
-    eight = [(f"{start}-{stop - 1}", stop - start) for start, stop in zip(bounds, bounds[1:])]
-    half = (f"{size // 2}-", size - size // 2)
-    kinds = {"one": [("", size)], "eight": eight, "resumed": [half]}
-    for _ in range(REPEATS):
-        for kind, ranges in kinds.items():
-            for server in shuffled(servers):
-                # These two know no ranges.
-                if kind != "one" and server.name in (HTTP_SERVER, HTTP_SERVER_11):
-                    continue
-                before = server.cpu_seconds()
-                rate = call(receive_all, server.port, "large", ranges)
-                samples[kind][server.name].append(rate / 1024**3)
-                if kind == "one":
-                    spent = (server.cpu_seconds() - before) / (size / 1024**3)
-                    samples["cpu"][server.name].append(spent)
-
-
-def measure_round(start: Starters, size: int, call: Call, samples: Samples) -> None:
-    """Take samples for every row."""
-    measure_starts(start, samples)
-    measure_memory(start, samples)
-    with contextlib.ExitStack() as stack:
-        names = [name for name in start if name != MODULE]
-        servers = [stack.enter_context(contextlib.closing(start[name]())) for name in names]
-        for server in servers:
-            if server.name != BARE:
-                call(receive_all, server.port, "small", [("", SMALL)])
-            call(receive_all, server.port, "large", [("", size)])
-        measure_transfers(servers, size, call, samples)
-        # The bare loop knows only the large file.
-        for server in shuffled(servers[:-1]):
-            samples["peak"][server.name].append(server.memory("VmHWM") / MIB)
-            samples["kept"][server.name].append(call(request_rate, server.port, True))
-            samples["new"][server.name].append(call(request_rate, server.port, False))
-
-
-def measure_folders(start: Starters, call: Call, samples: Samples) -> None:
-    """Fetch each folder as a tar, and a file of the size of one of them."""
-    paths = {PROGRAM: ".tar", TAR: ""}
-    paths.update((name, path) for name, (_, path) in STREAMING.items())
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(contextlib.closing(starter())) for starter in start.values()]
-        for repeat in range(REPEATS + 1):
-            for server in shuffled(servers):
-                for row in FOLDER_ROWS:
-                    name = row if row == "file" else f"{row}{paths[server.name]}"
-                    if row == "file" and server.name == TAR:
-                        continue
-                    rate = call(receive_all, server.port, name, [("", 0)])
-                    # The first one warms it up.
-                    if repeat:
-                        samples[row][server.name].append(rate / MIB)
-
-
-def report(
-    samples: Samples, rows: dict[str, tuple[str, str]], names: Sequence[str], size: int
-) -> None:
-    """Print a table."""
-    print("|  | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
-    for row, (title, form) in rows.items():
-        cells = []
-        ours = samples[row][PROGRAM]
+def table(samples: Samples, rows: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a table in Markdown."""
+    yield "|  | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * len(names)
+    for row in rows:
+        cells = [ROWS[row].title]
+        own = samples[row][PROGRAM]
         for name in names:
-            values = samples[row][name] or samples["start" if row == "module" else row][name]
-            cell = format(statistics.median(values), form) if values else ""
-            if values and name != PROGRAM and statistics.median(values) > 0:
-                cell += f" ({statistics.median(ours) / statistics.median(values):.2f})"
+            figures = samples[row][name]
+            if not figures:
+                cells.append("")
+                continue
+            cell = format(ROWS[row].summary(figures), ROWS[row].form)
+            if name != PROGRAM and min(figures) > 0:
+                ratio = statistics.median([ours / other for ours, other in zip(own, figures)])
+                cell += f" ({ratio:.2f})"
             cells.append(cell)
-        print(f"| {title.format(size=size // MIB)} | " + " | ".join(cells) + " |")
-    print()
+        yield "| " + " | ".join(cells) + " |"
+
+
+def prepare(folder: Path, size: int, rows: Sequence[str]) -> None:
+    """Make the files to serve, and a certificate."""
+    block = os.urandom(5 * MIB)
+    share = folder / "share"
+    share.mkdir()
+    for name, length in (("large", size), ("slow", SLOW_SIZE), ("small", SMALL_SIZE)):
+        with open(share / name, "wb") as file:
+            for start in range(0, length, len(block)):
+                file.write(block[: length - start])
+    for name in set(FOLDERS).intersection(rows):
+        count, length = FOLDERS[name]
+        for index in range(count):
+            path = share / name / str(index % 100) / str(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(block[:length])
+    if "tls" in rows:
+        # The key and the certificate, in one file.
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=bench"]
+        made = subprocess.run([*command, "-keyout", "-"], check=True, capture_output=True)
+        (folder / "tls.pem").write_bytes(made.stdout)
+    os.sync()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=512, metavar="MiB", help="of the large file")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often to measure")
-    parser.add_argument("--only", choices=["files", "folders"], help="measure only these")
-    # What the bare loops, processes too, send.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--beside", metavar="FILE", action="append", default=[], help="another version to measure"
+    )
+    parser.add_argument(
+        "--servers", nargs="*", choices=CHOICES, default=CHOICES, help="other servers to measure"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often to measure (default: 5)")
+    parser.add_argument("--size", type=int, default=512, help="MiB of the large file")
+    # The bare loop is started as a process, too.
     parser.add_argument("--bare", help=argparse.SUPPRESS)
-    parser.add_argument("--tar", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        serve_bare(functools.partial(send_bare, options.bare))
-    if options.tar:
-        serve_bare(functools.partial(send_tar, options.tar))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    samples: Samples = {row: collections.defaultdict(list) for row in (*ROWS, *FOLDER_ROWS)}
-    size = options.size * MIB
-    python, cores = platform.python_version(), len(os.sched_getaffinity(0))
+        serve_bare(options.bare)
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     with tempfile.TemporaryDirectory() as temporary, multiprocessing.Pool(1) as pool:
         folder = Path(temporary)
-        prepare(folder, size)
-        if options.only != "files":
-            prepare_folders(folder)
-        start, start_folders = starters(folder), folder_starters(folder)
-
-        def call(function: Callable[..., float], *arguments: Any) -> float:
-            return pool.apply(function, arguments)
-
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-            if options.only != "folders":
-                measure_round(start, size, call, samples)
-            if options.only != "files":
-                measure_folders(start_folders, call, samples)
-        print(f"{cores} cores, {platform.release()}, Python {python}, {options.rounds} rounds\n")
-        if options.only != "folders":
-            report(samples, ROWS, [name for name in start if name != MODULE], size)
-        if options.only != "files":
-            report(samples, FOLDER_ROWS, list(start_folders), size)
+        prepare(folder, options.size * MIB, options.rows)
+        rivals = make_rivals(folder, options.beside, options.servers)
+        bench = Bench(folder, options.size * MIB, rivals, options.rows, pool)
+        for number in range(1, options.rounds + 1):
+            print(f"round {number} of {options.rounds}", file=sys.stderr)
+            bench.measure_round()
+    cores = len(os.sched_getaffinity(0))
+    print(f"{cores} cores, {platform.release()}, Python {platform.python_version()},")
+    print(f"{options.rounds} rounds, one file of {options.size} MiB\n")
+    print(*table(bench.samples, options.rows, [rival.name for rival in rivals]), sep="\n")
 
 
 if __name__ == "__main__":

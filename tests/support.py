@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from httpd_download import REST, Downloads, QuietServer, Share, main, offers_by_name
+from httpd_download import PAUSE_AFTER, QuietServer, Registry, Share, main, named_offers
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "httpd_download.py"
@@ -83,9 +83,9 @@ class Clock:
 class Served:
     """A server in this process on a port of loopback, with its log."""
 
-    def __init__(self, server: QuietServer, downloads: Downloads, log: Lines, clock: Clock) -> None:
+    def __init__(self, server: QuietServer, registry: Registry, log: Lines, clock: Clock) -> None:
         self.server = server
-        self.downloads = downloads
+        self.registry = registry
         self.log = log
         self.clock = clock
         self.address: tuple[str, int] = ("127.0.0.1", server.server_port)
@@ -109,9 +109,9 @@ class Served:
             return Reply(connection.getresponse())
 
     def rest(self) -> None:
-        """Wait until nothing is under way, and let the time pass after which downloads rest."""
-        until(lambda: not self.downloads.rows(1)[0], "nothing is under way")
-        self.clock.ahead += REST
+        """Wait until nothing is under way, and let the time pass after which downloads pause."""
+        until(lambda: not self.registry.rows(1)[0], "nothing is under way")
+        self.clock.ahead += PAUSE_AFTER
 
     def raw(self, request: bytes) -> bytes:
         """Send *request* as it is, half-close, and return all that comes until the end."""
@@ -187,50 +187,50 @@ class FolderCase(unittest.TestCase):
     def serve(
         self,
         paths: Sequence[str] = (),
-        secret: str = "",
+        prefix: str = "",
         timeout: float = 60.0,
-        wanted: int = 0,
-        watched: bool = True,
-        is_deep: bool = False,
-        most: int = 1000,
+        max_deliveries: int = 0,
+        is_watched: bool = True,
+        is_recursive: bool = False,
+        max_connections: int = 1000,
         resume_only: bool = False,
+        rate_limit: int = 0,
+        reports_progress: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> Served:
         """Serve ``self.folder``, or the files and folders *paths*, until the test ends."""
         log = Lines()
-        named = offers_by_name(paths, (), lambda *_: None)
         clock = Clock()
-        downloads = Downloads(log.log, timeout, wanted, named, clock)
-        folder = "" if named else str(self.folder)
-        share = Share(folder, named, secret, is_deep)
-        server = QuietServer(("127.0.0.1", 0), share, downloads, most)
-        server.resume_only, server.tls = resume_only, tls
+        named = named_offers(paths, (), lambda text: None)
+        registry = Registry(
+            log.log, timeout, max_deliveries, named, rate_limit, reports_progress, clock
+        )
+        folder = None if paths else str(self.folder)
+        share = Share(folder, named, prefix, is_recursive)
+        server = QuietServer(("127.0.0.1", 0), share, registry, max_connections, resume_only, tls)
         stopped = threading.Event()
 
-        def watch() -> None:
+        def check() -> None:
             while not stopped.wait(0.02):
-                downloads.watch()
+                registry.check_all()
 
         threads = [threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True)]
-        threads += [threading.Thread(target=watch, daemon=True)] if watched else []
+        if is_watched:
+            threads.append(threading.Thread(target=check, daemon=True))
         for thread in threads:
             thread.start()
 
         def stop() -> None:
-            while downloads._transfers:  # so that no thread outlives its test
-                with downloads._changed:
-                    for connection in list(downloads._transfers):
-                        downloads.broken(connection, ConnectionAbortedError())
-                        connection.cut()
-                stopped.wait(0.002)
-            stopped.set()
             server.shutdown()
             server.server_close()
+            # No thread of a connection outlives its test.
+            until(lambda: not registry.abort_connections(), "all connections have ended")
+            stopped.set()
             for thread in threads:
                 thread.join()
 
         self.addCleanup(stop)
-        return Served(server, downloads, log, clock)
+        return Served(server, registry, log, clock)
 
 
 def run_main(arguments: Sequence[str], folder: str, *streams: Connection) -> None:

@@ -1,514 +1,395 @@
-"""Real clients: each fetches a file whole, then broken off and resumed, and gets the very bytes."""
+"""Real clients: each fetches a file whole, then broken off and resumed, and gets the very bytes.
+
+``SPLICE_MATRIX=all python3 -m unittest tests.test_clients`` tries every pair of clients with every
+change of the file. Otherwise a sample is tried: another one each time, or that of the number in
+SPLICE_MATRIX, or one case, such as "curl, wget, replaced".
+"""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import itertools
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
-import tarfile
-import threading
-import unittest
+import sys
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Callable, Iterator, TypeVar
-from unittest import mock
+from typing import Any, Callable
 
-from httpd_download import OfferedFile, Part
-from tests.support import PATIENCE, ProgramCase, Served, class_folder, until
+from tests.clients import (
+    BROKEN_OFF_AT,
+    MIB,
+    NEW,
+    OLD,
+    SIZE,
+    ClientCase,
+    Exchange,
+    FolderExchange,
+    installed,
+    needs,
+)
+from tests.support import PATIENCE
 
-Test = TypeVar("Test", bound=Callable[..., Any])
-# More than the socket buffers of a receiver that is held up.
-SIZE = 20 << 20
-DATA = (os.urandom(1000003) * 21)[:SIZE]
-MIB = SIZE >> 20
-# Bytes that have arrived when a download is broken off.
-FIRST = 5_000_001
-
-CURL = ["--disable", "--silent", "--show-error", "--fail", "--noproxy", "*"]
-WGET = ["--no-config", "--quiet", "--no-proxy", "--tries=1"]
-ARIA = ["--no-conf", "--quiet", "--file-allocation=none", "--max-tries=1", "--all-proxy="]
-ARIA += ["--no-proxy=*", "--split=16", "--max-connection-per-server=16", "--min-split-size=1M"]
-ARIA += ["--dir=.", "--out=got", "--auto-save-interval=1"]
-LFTP = "set net:max-retries 1; set net:timeout 5; set http:use-propfind no;"
-# Fetch the whole; go on with what is there.
-WHOLE = {
-    "curl": ["curl", *CURL, "-o", "got"],
-    "wget": ["wget", *WGET, "-O", "got"],
-    "wget2": ["wget2", *WGET, "-O", "got"],
-    "aria2c": ["aria2c", *ARIA],
-}
-RESUME = {
-    "curl": ["curl", *CURL, "-C", "-", "-o", "got"],
-    "wget": ["wget", *WGET, "-c", "-O", "got"],
-    # Its system takes less than a MiB of a probe before it is reset.
-    "aria2c": ["aria2c", *ARIA, "--continue=true", "--socket-recv-buffer-size=65536"],
-}
+SIZE_TEXT = rf"{SIZE / MIB:.1f} MiB"
+FINISHED = r"req finished\. ([\d.]+) MiB, "
+DELIVERED_AT_ONCE = rf'"/file\.bin" delivered\. {SIZE_TEXT} in 1 request$'
+DELIVERED_IN_TWO = rf'"/file\.bin" delivered\. {SIZE_TEXT} in 2 requests$'
+DELIVERED_IN_PARTS = rf'"/file\.bin" delivered\. {SIZE_TEXT} in ([2-9]|\d\d) requests$'
+TERMINATED = rf"req terminated\. at \d\d% \(([\d.]+) MiB of {SIZE_TEXT}\)$"
+DELIVERED = r'"/file\.bin" delivered\. '
+STOPPED = r"^stopped\. delivered: file\.bin to 127\.0\.0\.1$"
+SEQUENTIAL = ["curl", "wget", "wget2", "lftp"]
+# wget2 has no option that limits the rate, so the program does.
+PROGRAM_OPTIONS = {"wget2": ["--limit-rate", "24m"]}
 
 
-def needs(program: str) -> Callable[[Test], Test]:
-    return unittest.skipUnless(shutil.which(program), f"{program} is not installed")
+class WholeTest(ClientCase):
+    """One receiver, nothing goes wrong."""
+
+    def test_sequential_download_is_three_lines(self) -> None:
+        def check(client: str) -> None:
+            exchange = self.exchange("-c", "1")
+            exchange.fetch_whole(client)
+            exchange.check_log(" 200 -$", FINISHED, DELIVERED_AT_ONCE, STOPPED)
+
+        self.side_by_side(check, [[each] for each in installed(SEQUENTIAL)])
+
+    def test_segmented_download_is_three_lines(self) -> None:
+        # The limits of the clients let no segment end before the others have begun.
+        options = {
+            "aria2 -x8": ["--max-download-limit=32M"],
+            "axel -x4": [f"--max-speed={32 * MIB}"],
+            "wget2": ["--chunk-size=2M"],
+        }
+
+        def check(client: str) -> None:
+            exchange = self.exchange("-c", "1")
+            exchange.fetch_whole(client, *options[client])
+            head = ['"HEAD .* 200 -$'] if client == "wget2" else []
+            exchange.check_log(*head, '"GET .* 20[06] -$', FINISHED, DELIVERED_IN_PARTS, STOPPED)
+
+        self.side_by_side(check, [[each] for each in installed(options)])
+
+    @needs("aria2")
+    def test_halves_from_two_machines(self) -> None:
+        machines = [self.exchange(), self.exchange()]
+        machines[0].fetch_whole("aria2 -x8", machines[1].link)
+
+    def test_names_of_saved_files(self) -> None:
+        names = ["a b.html", "c.txt", "中文 a.txt"]
+        if os.name == "posix":
+            names.append('q"#%?.bin')
+        options = {"curl": "-J", "wget": "--content-disposition"}
+
+        def check(client: str, name: str) -> None:
+            exchange = Exchange(self, name)
+            exchange.start()
+            # Without Content-Disposition they would save it by another name.
+            escaped = "".join(f"%{byte:02X}" for byte in name.encode())
+            exchange.link = f"{exchange.link.rpartition('/')[0]}/{escaped}"
+            exchange.fetch(client, options[client])
+            saved = [path.name for path in exchange.received.iterdir()]
+            # curl knows only the plain form of the field, in which a quote has no place.
+            self.assertIn(saved, ([name], [name.replace('"', "_")]))
+
+        self.side_by_side(check, list(itertools.product(installed(options), names)))
 
 
-class ClientCase(ProgramCase):
-    data = DATA
-    file: Path
+def open_link(exchange: Exchange, fields: dict[str, str]) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(urllib.request.Request(exchange.link, headers=fields), timeout=PATIENCE)
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.file = class_folder(cls) / "file.bin"
-        cls.file.write_bytes(DATA)
 
-    def setUp(self) -> None:
-        super().setUp()
-        (self.folder / "offered").mkdir()
-        os.link(self.file, self.folder / "offered" / "file.bin")
-        self.folder, self.where = self.folder / "offered", self.folder
-        self.got = self.where / "got"
+class ResumedTest(ClientCase):
+    """One receiver breaks off and resumes what it has."""
 
-    def client(self, *command: str, **options: IO[bytes] | int | str) -> subprocess.Popen[bytes]:
-        """Start a client in the folder where its file is to be."""
-        environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-        environment["HOME"] = str(self.where)
-        usual: dict[str, Any] = {"cwd": str(self.where), "env": environment}
-        usual["stderr"] = subprocess.DEVNULL
-        process = subprocess.Popen(command, **{**usual, **options})
-        self.addCleanup(self.end, process)
-        return process
+    def check_resumed_log(self, exchange: Exchange) -> None:
+        exchange.check_log(" 200 -$", TERMINATED, " 206 -$", FINISHED, DELIVERED_IN_TWO, STOPPED)
+        lines = "\n".join(exchange.program.err.all())
+        amounts = re.findall(f"(?m){FINISHED}|{TERMINATED}", lines)
+        total = sum(float(amount) for pair in amounts for amount in pair if amount)
+        self.assertAlmostEqual(total, SIZE / MIB, delta=0.11, msg=lines)
 
-    @staticmethod
-    def end(process: subprocess.Popen[bytes]) -> None:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream:
-                stream.close()
+    def test_killed_client_resumes(self) -> None:
+        def check(client: str) -> None:
+            exchange = self.exchange("-c", "1", *PROGRAM_OPTIONS.get(client, []))
+            exchange.break_off(client)
+            exchange.fetch_whole(client, resume=True)
+            self.check_resumed_log(exchange)
 
-    def run_client(self, *command: str) -> None:
-        self.assertEqual(self.client(*command).wait(PATIENCE), 0, command)
+        self.side_by_side(check, [[each] for each in installed(SEQUENTIAL)])
 
-    def check_file(self, path: Path | None = None) -> None:
-        digests = [
-            hashlib.sha256(d).hexdigest() for d in ((path or self.got).read_bytes(), self.data)
+    def test_segments_resume(self) -> None:
+        def check(client: str, signal_name: str, *program_options: str) -> None:
+            exchange = self.exchange("-c", "1", *program_options)
+            process = exchange.begin(client)
+            process.send_signal(signal.Signals[signal_name])
+            self.assertNotEqual(process.wait(PATIENCE), 0)
+            exchange.program.err.wait_for("req terminated")
+            exchange.fetch_whole(client, resume=True)
+            exchange.check_end()
+            lines = exchange.program.err.all()
+            # At most: a download, its end, a probe, its end, and the rest with its end.
+            exchange.check(len(lines) <= 8, "too many lines")
+            self.assertRegex(lines[-2], DELIVERED_IN_PARTS)
+            self.assertRegex(lines[-1], STOPPED)
+
+        cases: list[tuple[str, ...]] = [
+            ("aria2 -x1", "SIGKILL"),
+            ("aria2 -x8", "SIGKILL"),
+            ("aria2 -x8", "SIGINT"),
+            # It asks for the rest by a closed range.
+            ("aria2 -x1", "SIGINT", "--resume-only"),
+            # It keeps no state when it is killed.
+            ("axel -x4", "SIGINT"),
         ]
-        self.assertEqual(*digests)
+        self.side_by_side(check, [case for case in cases if installed(case[:1])])
 
-    def check_log(self, served: Served, *patterns: str) -> None:
-        """The log has these lines, in this order, and no others."""
-        served.log.wait_for(patterns[-1])
-        lines = served.log.all()
-        self.assertEqual(len(lines), len(patterns), lines)
-        for line, pattern in zip(lines, patterns):
-            self.assertRegex(line, pattern)
+    def test_segments_become_one_with_resume_only(self) -> None:
+        def check(client: str) -> None:
+            exchange = self.exchange("-c", "1", "--resume-only")
+            exchange.fetch_whole(client)
+            exchange.check_end()
 
-    def url(self, served: Served, name: str = "file.bin") -> str:
-        return f"http://127.0.0.1:{served.address[1]}/{name}"
+        self.side_by_side(check, [[each] for each in installed(["aria2 -x8", "axel -x4"])])
 
-    def break_off(self, *command: str) -> None:
-        """Let a client that writes to its output have FIRST bytes, then kill it."""
-        client = self.client(*command, stdout=subprocess.PIPE)
-        assert client.stdout
-        # The pipe holds it up here.
-        self.got.write_bytes(client.stdout.read(FIRST))
-        client.kill()
-        client.wait()
+    def test_urllib_resumes_with_entity_tag_or_date(self) -> None:
+        def check(validator: str) -> None:
+            exchange = self.exchange("-c", "1")
+            with open_link(exchange, {}) as reply, exchange.got.open("wb") as file:
+                file.write(reply.read(BROKEN_OFF_AT))
+                fields = {"Range": f"bytes={BROKEN_OFF_AT}-", "If-Range": reply.headers[validator]}
+            exchange.program.err.wait_for("req terminated")
+            with open_link(exchange, fields) as reply, exchange.got.open("ab") as file:
+                self.assertEqual(reply.status, 206)
+                shutil.copyfileobj(reply, file)
+            exchange.check_received()
+            self.check_resumed_log(exchange)
 
-    def rest(self, served: Served) -> None:
-        """Wait until what was broken off is at rest."""
-        served.rest()
-        served.log.wait_for("req terminated")
+        self.side_by_side(check, [["ETag"], ["Last-Modified"]])
 
+    @needs("curl", "openssl")
+    def test_file_folder_and_tls_on_each_interpreter(self) -> None:
+        interpreters = find_interpreters()
 
-class SequentialTest(ClientCase):
-    """curl, wget and urllib: one connection at a time."""
+        def check(job: str, interpreter: str) -> None:
+            exchange = FolderExchange(self) if job == "folder" else Exchange(self)
+            exchange.program_prefix = interpreters[interpreter]
+            program_options = ["-c", "1"]
+            client_options = []
+            if job == "TLS":
+                key, certificate = make_certificate(exchange.received)
+                program_options += ["--tls-cert", certificate, "--tls-key", key]
+                client_options = ["--cacert", certificate]
+            exchange.start(*program_options)
+            exchange.break_off("curl", *client_options)
+            exchange.fetch_whole("curl", *client_options, resume=True)
+            exchange.check_end()
+            delivered = rf'"/{exchange.got.name}" delivered\. .* MiB in 2 requests$'
+            self.assertRegex(exchange.program.err.all()[-2], delivered)
 
-    RESUMED = (
-        " 200 -$",
-        rf"req terminated\. at (2[3-9]|[3-9]\d)% \(.* of {MIB}\.0 MiB\)$",
-        " 206 -$",
-        rf"req finished\. {(SIZE - FIRST) / (1 << 20):.1f} MiB, ",
-        rf"delivered\. {MIB}\.0 MiB in 2 requests$",
-    )
-    AT_ONCE = (
-        " 200 -$",
-        rf"req finished\. {MIB}\.0 MiB,",
-        rf"delivered\. {MIB}\.0 MiB in 1 request$",
-    )
-
-    def whole(self, *command: str) -> None:
-        served = self.serve()
-        self.run_client(*command, self.url(served))
-        self.check_file()
-        self.check_log(served, *self.AT_ONCE)
-
-    def resumed(self, name: str, *to_stdout: str) -> None:
-        served = self.serve()
-        self.break_off(name, *to_stdout, self.url(served))
-        self.rest(served)
-        self.run_client(*RESUME[name], self.url(served))
-        self.check_file()
-        self.check_log(served, *self.RESUMED)
-
-    @needs("curl")
-    def test_curl_whole(self) -> None:
-        self.whole(*WHOLE["curl"])
-
-    @needs("curl")
-    def test_curl_resumed(self) -> None:
-        self.resumed("curl", *CURL, "-o", "-")
-
-    @needs("wget")
-    def test_wget_whole(self) -> None:
-        self.whole(*WHOLE["wget"])
-
-    @needs("wget")
-    def test_wget_resumed(self) -> None:
-        self.resumed("wget", *WGET, "-O", "-")
-
-    @needs("curl")
-    def test_curl_goes_on_where_wget_was_killed(self) -> None:
-        # Another program: another receiver, which goes on from where that one left off.
-        if not shutil.which("wget"):
-            self.skipTest("wget is not installed")
-        served = self.serve()
-        self.break_off("wget", *WGET, "-O", "-", self.url(served))
-        self.rest(served)
-        self.run_client(*RESUME["curl"], self.url(served))
-        self.check_log(served, *self.RESUMED)
-
-    @needs("curl")
-    def test_curl_range(self) -> None:
-        served = self.serve()
-        self.run_client(*WHOLE["curl"], "--range", "1000-1999", self.url(served))
-        self.assertEqual(self.got.read_bytes(), self.data[1000:2000])
-        served.rest()
-        self.check_log(served, " 206 -$", rf"req finished\. 1000 B of {MIB}\.0 MiB, ")
-
-    def test_nothing_is_missing(self) -> None:
-        """curl -C - and wget -c of a file that is whole already: 416, and it stays as it is."""
-        for name in filter(shutil.which, ("curl", "wget")):
-            with self.subTest(name):
-                self.got.write_bytes(self.data)
-                served = self.serve()
-                self.client(*RESUME[name], self.url(served)).wait(PATIENCE)
-                self.check_file()
-                self.check_log(served, " 416 -$")
-
-    @needs("curl")
-    def test_names_of_attachments(self) -> None:
-        served = self.serve()
-        for name in ("a b.html", "c.txt", "中文 a.txt", 'q"#%?.bin'):
-            self.write(name, name.encode())
-            target = "".join(f"%{byte:02X}" for byte in name.encode())
-            clients = [["curl", *CURL, "-OJ"], ["wget", *WGET, "--content-disposition"]]
-            for index, client in enumerate(clients):
-                if not shutil.which(client[0]):
-                    continue
-                folder = self.where / f"{target}{index}"
-                folder.mkdir()
-                self.client(*client, self.url(served, target), cwd=str(folder)).wait(PATIENCE)
-                saved = [path.name for path in folder.iterdir()]
-                # curl knows only the plain form, in which a quote has no place.
-                self.assertIn(saved, ([name], [name.replace('"', "_")]), client[0])
-
-    def open(self, served: Served, headers: dict[str, str]) -> Any:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return opener.open(
-            urllib.request.Request(self.url(served), headers=headers), timeout=PATIENCE
-        )
-
-    def test_urllib_whole(self) -> None:
-        served = self.serve()
-        with self.open(served, {}) as reply, self.got.open("wb") as file:
-            shutil.copyfileobj(reply, file)
-        self.check_file()
-        self.check_log(served, *self.AT_ONCE)
-
-    def test_urllib_resumed(self) -> None:
-        served = self.serve()
-        with self.open(served, {}) as reply, self.got.open("wb") as file:
-            file.write(reply.read(FIRST))
-            etag = reply.headers["ETag"]
-            # Else the reset could overtake the acknowledgement of what has just been read.
-            until(lambda: served.downloads.rows(1)[0][0].arrived >= FIRST, "it is acknowledged")
-        self.rest(served)
-        fields = {"Range": f"bytes={FIRST}-", "If-Range": etag}
-        with self.open(served, fields) as reply, self.got.open("ab") as file:
-            self.assertEqual(reply.status, 206)
-            shutil.copyfileobj(reply, file)
-        self.check_file()
-        self.check_log(served, *self.RESUMED)
+        cases = list(itertools.product(("file", "folder", "TLS"), interpreters))
+        # The module ssl of Python 3.6 is too old.
+        self.side_by_side(check, [case for case in cases if case != ("TLS", "python3.6")])
 
 
-@needs("aria2c")
-class SegmentTest(ClientCase):
-    """aria2c: 16 connections at a time; the program leaves when the receiver has the file."""
+def make_certificate(folder: Path) -> tuple[str, str]:
+    """Make a certificate for 127.0.0.1 in *folder*; return the paths of its key and of itself."""
+    key = str(folder / "key.pem")
+    certificate = str(folder / "certificate.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return key, certificate
 
-    def test_16_segments(self) -> None:
-        program = self.start("-c", "1")
-        self.run_client(*WHOLE["aria2c"], "--max-download-limit=20M", *program.links())
-        self.check_file()
-        self.assertEqual(program.wait(), 0)
-        first, finished, delivered, stopped = program.err.all()
-        self.assertRegex(first, " 200 -$")
-        self.assertRegex(finished, r"req finished\. ")
-        self.assertRegex(delivered, rf'"/file.bin" delivered\. {MIB}\.0 MiB in [12]\d requests$')
-        self.assertEqual(stopped, "stopped. delivered: file.bin to 127.0.0.1")
 
-    def test_killed_and_resumed(self) -> None:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(self.kill_and_resume, (signal.SIGKILL, signal.SIGINT)))
+def find_interpreters() -> dict[str, list[str]]:
+    """Return this Python, as an empty command, and older ones and PyPy where they are found."""
+    folders = [*Path.home().glob(".pyenv/versions/*/bin"), Path("/usr/bin"), Path("/usr/local/bin")]
+    found: dict[str, list[str]] = {"this Python": []}
+    for name in ("python3.6", "python3.7", "pypy3"):
+        paths = [str(folder / name) for folder in folders if (folder / name).is_file()]
+        if paths:
+            found[name] = paths[:1]
+    return found
 
-    def kill_and_resume(self, number: signal.Signals) -> None:
-        where = self.where / number.name
-        where.mkdir()
-        program = self.start("-c", "1")
-        limited = [*WHOLE["aria2c"], "--max-download-limit=3M"]
-        client = self.client(*limited, *program.links(), cwd=str(where))
-        until(lambda: any(where.glob("*.aria2")), "it knows what it has")
-        client.send_signal(number)
-        self.assertNotEqual(client.wait(PATIENCE), 0, number)
-        program.err.wait_for("req terminated")
-        self.assertIsNone(program.process.poll(), number)
-        client = self.client(*RESUME["aria2c"], *program.links(), cwd=str(where))
-        self.assertEqual(client.wait(PATIENCE), 0, number)
-        self.check_file(where / "got")
-        self.assertEqual(program.wait(), 0, number)
-        lines = program.err.all()
-        # At most: a download, its end, a probe, and what goes on with it.
-        self.assertLessEqual(len(lines), 7, lines)
-        self.assertRegex(lines[-2], r'"/file.bin" delivered\. ')
-        self.assertEqual(lines[-1], "stopped. delivered: file.bin to 127.0.0.1")
 
-    def test_resumes_what_another_client_began(self) -> None:
-        self.got.write_bytes(self.data[: 15 << 20])
-        served = self.serve()
-        self.run_client(*RESUME["aria2c"], self.url(served))
-        self.check_file()
-        served.rest()
-        served.log.wait_for("req (finished|terminated)")
-        self.assertFalse(any("delivered" in line for line in served.log.all()), served.log.all())
+class RestartTest(ClientCase):
+    """The program is stopped in mid-transfer and started again by "the same command with -p"."""
 
-    def test_two_machines_that_have_it(self) -> None:
-        urls = [self.url(served) for served in (self.serve(), self.serve())]
-        self.run_client(*WHOLE["aria2c"], *urls)
-        self.check_file()
+    def restart(self, exchange: Exchange) -> None:
+        exchange.check(exchange.interrupt() == 1, "status 1 tells that nothing was delivered")
+        advice = exchange.program.err.all()[-1]
+        match = re.search(r"^to let them resume: the same command with (-p \d+)$", advice)
+        assert match, advice
+        link = exchange.link
+        exchange.start("-c", "1", *match[1].split())
+        self.assertEqual(exchange.link, link)
+
+    def check_delivered(self, exchange: Exchange, first: str) -> None:
+        """Fail unless the program left after a delivery of which *first* was before its start."""
+        exchange.check_end()
+        end = rf" delivered\. [\d.]+ MiB, of which the first {first} before this start$"
+        self.assertRegex(exchange.program.err.all()[-2], end)
+
+    def test_resuming_after_restart(self) -> None:
+        # aria2 with one connection asks for the rest by one range.
+        jobs: dict[str, Callable[[str], None]] = {"browser": self.check_browser}
+        jobs.update(dict.fromkeys(installed([*SEQUENTIAL, "aria2 -x1"]), self.check_client))
+        if installed(["curl"]):
+            jobs["curl, a folder"] = self.check_client
+        if installed(["aria2"]):
+            jobs["aria2 -x8"] = self.check_segments
+        self.side_by_side(lambda job: jobs[job](job), [[job] for job in jobs])
+
+    def check_client(self, job: str) -> None:
+        client, _, folder = job.partition(", ")
+        exchange = FolderExchange(self) if folder else Exchange(self)
+        exchange.start("-c", "1", *PROGRAM_OPTIONS.get(client, []))
+        process = exchange.begin(client)
+        self.restart(exchange)
+        process.wait(PATIENCE)
+        first = f"{exchange.got.stat().st_size / MIB:.1f} MiB"
+        if client == "aria2 -x1":
+            # It asks again for what it had not yet noted in its control file.
+            first = r"[\d.]+ MiB"
+        exchange.fetch_whole(client, resume=True)
+        self.check_delivered(exchange, first)
+
+    def check_browser(self, _: str) -> None:
+        agent = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Chrome/126.0"}
+        exchange = self.exchange("-c", "1")
+        with open_link(exchange, agent) as reply:
+            received = reply.read(BROKEN_OFF_AT)
+            self.restart(exchange)
+        fields = {"Range": f"bytes={len(received)}-", "If-Range": reply.headers["ETag"], **agent}
+        with open_link(exchange, fields) as reply:
+            received += reply.read()
+        self.assertTrue(received == OLD)
+        self.check_delivered(exchange, f"{BROKEN_OFF_AT / MIB:.1f} MiB")
+
+    def check_segments(self, client: str) -> None:
+        """Fail unless it is unknown whether a receiver with segments has the whole."""
+        exchange = self.exchange("-c", "1")
+        # Killed first: all that it lacks could be on its way when the program ends.
+        exchange.break_off(client)
+        self.restart(exchange)
+        exchange.fetch_whole(client, resume=True)
+        exchange.program.err.wait_for("req finished")
+        exchange.check(exchange.interrupt() == 1, "status 1 tells that nothing was delivered")
+        unknown = rf"^unknown: .* to 127\.0\.0\.1 got [\d.]+ MiB of {SIZE_TEXT} from here; "
+        exchange.program.err.wait_for(unknown + "it may have had the rest$")
+
+
+# What happens to the file between the first client and the second one.
+CHANGES: dict[str, Callable[[Exchange], Any]] = {
+    "unchanged": lambda exchange: None,
+    "replaced": lambda exchange: exchange.replace(NEW[:SIZE]),
+    "rewritten": lambda exchange: exchange.offered.write_bytes(NEW[:SIZE]),
+    "shorter": lambda exchange: exchange.replace(NEW[: SIZE * 3 // 4]),
+    "tiny": lambda exchange: exchange.replace(NEW[: BROKEN_OFF_AT // 2]),
+    "longer": lambda exchange: exchange.replace(NEW),
+    "appended": lambda exchange: exchange.offered.write_bytes(OLD + NEW[:MIB]),
+}
+# These resume with a bare "Range: bytes=N-", or aria2 with "bytes=N-LAST", and no validator.
+RESUMING = [*SEQUENTIAL, "aria2 -x1", "aria2 -x8"]
+FIRST = ["curl", "wget", "lftp", "aria2"]
+# Of all these pairs and changes a run of the suite tries some at random, and always these.
+SAMPLE_SIZE = 4
+ALWAYS = [
+    ("curl", "curl", "replaced"),
+    ("aria2", "aria2 -x8", "replaced"),
+    # Its probe must not hide what the first one left off.
+    ("curl", "aria2 -x8", "replaced"),
+    ("curl", "aria2 -x8", "unchanged"),
+]
 
 
 class SpliceTest(ClientCase):
-    """The file changes while a download is broken off: never is one version put to another."""
+    """The file changes while a download is broken off: no client mixes two versions of it."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.old = self.data
-        self.file = self.folder / "file.bin"
-        # Not the one of the other tests.
-        self.file.unlink()
-        self.file.write_bytes(self.old)
+    def test_pairs_of_clients(self) -> None:
+        pairs = list(itertools.product(installed(FIRST), installed(RESUMING), CHANGES))
+        choice = os.environ.get("SPLICE_MATRIX") or str(random.randrange(100_000))
+        if "," in choice:
+            pairs = [pair for pair in pairs if ", ".join(pair) == choice]
+        elif choice != "all":
+            print(f"SPLICE_MATRIX={choice}", end=" ", file=sys.stderr, flush=True)
+            always = [pair for pair in pairs if pair in ALWAYS]
+            pairs = always + random.Random(choice).sample(pairs, min(SAMPLE_SIZE, len(pairs)))
+        self.side_by_side(self.check_pair, pairs)
 
-    def replace(self) -> None:
-        new = self.folder / ".new"
-        new.write_bytes(self.old[::-1])
-        new.replace(self.file)
+    def check_pair(self, first: str, second: str, change: str) -> None:
+        if first == "aria2":
+            # Pieces of several connections leave holes, over which any other client would go on
+            # from the length of the file, on every server.
+            first = second if second.startswith("aria2") else "aria2 -x1"
+        exchange = self.exchange()
+        left = exchange.break_off(first)
+        CHANGES[change](exchange)
+        has_control_file = first.startswith("aria2") and second.startswith("aria2")
+        if has_control_file and exchange.offered.stat().st_size != SIZE:
+            # It tells the size of the file, so that aria2 asks for nothing.
+            status = exchange.fetch(second, resume=True)
+            exchange.check(status != 0, "aria2 resumed a file of another size")
+            exchange.check(exchange.got.read_bytes() == left, "a mix")
+            return
+        self.check_no_splice(exchange, second, change, left)
 
-    def rewrite(self) -> None:
-        self.file.write_bytes(self.old[::-1])
+    def check_no_splice(
+        self, exchange: Exchange, client: str, change: str, left: bytes, *options: str
+    ) -> None:
+        """Let *client* resume *left* after the *change*. Fail if that mixes two versions."""
+        status = exchange.fetch(client, *options, resume=True)
+        outcome = f"{client} ended with {status}, and had {len(left)} bytes"
+        content = exchange.offered.read_bytes()
+        is_whole = exchange.got.read_bytes() == content
+        if change in ("unchanged", "appended"):
+            exchange.check(is_whole and status == 0, f"not resumed: {outcome}")
+            exchange.program.err.wait_for(DELIVERED)
+        elif not is_whole:
+            exchange.check(exchange.got.read_bytes() == left, f"a mix: {outcome}")
+            # Beside a file that is longer than the new one aria2 saves the new one as file.1.bin.
+            others = exchange.received.glob("file.*.bin")
+            if not any(path.read_bytes() == content for path in others):
+                # wget2 ends with 0 whatever the server answers.
+                exchange.check(status != 0 or client == "wget2", f"no error: {outcome}")
+                exchange.program.err.wait_for(" 409 - the file has changed")
+            # Begun anew it is not refused.
+            exchange.empty_received()
+            exchange.fetch_whole(client, *options)
+            exchange.program.err.wait_for(DELIVERED)
 
-    def shorten(self) -> None:
-        new = self.folder / ".new"
-        new.write_bytes(self.old[: FIRST // 2])
-        new.replace(self.file)
+    def test_after_delivery(self) -> None:
+        def check(client: str, change: str) -> None:
+            exchange = self.exchange()
+            exchange.fetch_whole(client)
+            exchange.program.err.wait_for(DELIVERED)
+            CHANGES[change](exchange)
+            self.check_no_splice(exchange, client, change, OLD)
 
-    def append(self) -> None:
-        with self.file.open("ab") as file:
-            file.write(b"more" * 1000)
-
-    def sequential(self, client: str, to_stdout: list[str], resume: list[str]) -> None:
-        for change in (self.replace, self.rewrite, self.shorten, self.append):
-            with self.subTest(client, change=change.__name__):
-                self.file.write_bytes(self.old)
-                served = self.serve()
-                self.break_off(*to_stdout, self.url(served))
-                self.rest(served)
-                change()
-                process = self.client(*resume, self.url(served))
-                process.wait(PATIENCE)
-                if change == self.append:
-                    self.assertEqual(self.got.read_bytes(), self.file.read_bytes())
-                    served.log.wait_for("delivered")
-                    continue
-                # What it has stays as it is: a true beginning of the old one.
-                self.assertEqual(self.got.read_bytes(), self.old[:FIRST])
-                served.log.wait_for(" 409 -$")
-                self.assertFalse(any("delivered" in line for line in served.log.all()))
-                # And a new start gets the new one.
-                self.got.unlink()
-                self.run_client(*resume, self.url(served))
-                self.assertEqual(self.got.read_bytes(), self.file.read_bytes())
-
-    @needs("curl")
-    def test_curl(self) -> None:
-        self.sequential("curl", ["curl", *CURL, "-o", "-"], RESUME["curl"])
-
-    @needs("wget")
-    def test_wget(self) -> None:
-        self.sequential("wget", ["wget", *WGET, "-O", "-"], RESUME["wget"])
-
-    @needs("wget")
-    def test_wget_quotes_the_reason(self) -> None:
-        served = self.serve()
-        self.break_off("wget", *WGET, "-O", "-", self.url(served))
-        self.rest(served)
-        self.replace()
-        resume = [option for option in RESUME["wget"] if option != "--quiet"]
-        client = self.client(*resume, self.url(served), stderr=subprocess.PIPE)
-        assert client.stderr
-        self.assertIn(b"The file has changed: start over", client.stderr.read())
-
-    @needs("aria2c")
-    def test_aria2(self) -> None:
-        served = self.serve()
-        with self.held_up(3 << 20):
-            few = ["--split=2", "--disk-cache=0"]
-            client = self.client(*WHOLE["aria2c"], *few, self.url(served))
-            until(lambda: self.has_got(1 << 20) and self.has_got(SIZE // 2 + (1 << 20)), "pieces")
-            client.send_signal(signal.SIGINT)
-            client.wait(PATIENCE)
-        self.assertTrue(self.control_file_tells_of(2))
-        self.rest(served)
-        before = self.got.read_bytes()
-        self.replace()
-        self.assertNotEqual(self.client(*RESUME["aria2c"], self.url(served)).wait(PATIENCE), 0)
-        served.log.wait_for(" 409 -$")
-        self.assertEqual(self.got.read_bytes(), before)
-        # Begun anew it is not refused.
-        for path in self.where.glob("got*"):
-            path.unlink()
-        self.run_client(*WHOLE["aria2c"], self.url(served))
-        self.assertEqual(self.got.read_bytes(), self.file.read_bytes())
-        served.log.wait_for("delivered")
-
-    @contextlib.contextmanager
-    def held_up(self, count: int) -> Iterator[None]:
-        """Let no more than *count* bytes of a body leave until this ends."""
-        is_over = threading.Event()
-        real = OfferedFile.parts
-
-        def parts(file: OfferedFile, start: int, stop: int) -> Iterator[Part]:
-            yield from real(file, start, min(start + count, stop))
-            if start + count < stop:
-                is_over.wait(PATIENCE)
-                yield from real(file, start + count, stop)
-
-        with mock.patch.object(OfferedFile, "parts", parts):
-            try:
-                yield
-            finally:
-                is_over.set()
-
-    def has_got(self, offset: int) -> bool:
-        """Tell whether the file has what is to be at *offset*."""
-        with contextlib.suppress(OSError), self.got.open("rb") as file:
-            file.seek(offset)
-            return file.read(16) == self.data[offset : offset + 16]
-        return False
-
-    def control_file_tells_of(self, pieces: int) -> bool:
-        """Tell whether aria2 has noted that it has so many pieces, the first of them included."""
-        control = (self.where / "got.aria2").read_bytes()
-        # Of its format (aria2c manual, "Control file"): the bitfield begins at byte 34.
-        length = int.from_bytes(control[30:34], "big")
-        bits = "".join(f"{byte:08b}" for byte in control[34 : 34 + length])
-        return bits[:1] == "1" and bits.count("1") >= pieces
-
-    @needs("lftp")
-    def test_lftp(self) -> None:
-        served = self.serve()
-        slow = f"{LFTP} set net:limit-rate 3000000; get -c {self.url(served)} -o got"
-        self.got.write_bytes(b"")
-        client = self.client("lftp", "-c", slow)
-        until(lambda: self.got.stat().st_size > 1 << 20, "it has some")
-        client.kill()
-        client.wait()
-        self.rest(served)
-        before = self.got.read_bytes()
-        self.replace()
-        resume = f"{LFTP} get -c {self.url(served)} -o got"
-        self.assertNotEqual(self.client("lftp", "-c", resume).wait(PATIENCE), 0)
-        self.assertEqual(self.got.read_bytes(), before)
-        served.log.wait_for(" 409 -$")
-
-    @needs("axel")
-    def test_axel_begun_anew(self) -> None:
-        served = self.serve()
-        client = self.client(
-            "axel", "-q", "-n", "4", "-s", "3000000", "-o", "got", self.url(served)
-        )
-        served.log.wait_for(" 20[06] -$")
-        until(lambda: self.got.exists() and self.got.stat().st_size > 0, "it has some")
-        client.kill()
-        client.wait()
-        self.rest(served)
-        self.replace()
-        for path in self.where.glob("got*"):
-            path.unlink()
-        self.run_client("axel", "-q", "-n", "4", "-o", "got", self.url(served))
-        self.assertEqual(self.got.read_bytes(), self.file.read_bytes())
-        self.assertFalse(any("409" in line for line in served.log.all()), served.log.all())
-
-
-class ArchiveTest(ClientCase):
-    """A folder is fetched like a file."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        for index in range(50):
-            self.write(f"results/sub/{index}", 1000 + index)
-        os.link(self.file, self.folder / "results" / "big")
-
-    def served(self) -> Served:
-        return self.serve([str(self.folder / "results")])
-
-    def check_tree(self, path: Path) -> None:
-        with tarfile.open(path) as archive:
-            files = [member for member in archive.getmembers() if member.isfile()]
-            self.assertEqual(len(files), 51)
-            for member in files:
-                content = archive.extractfile(member)
-                assert content
-                self.assertEqual(content.read(), (self.folder / member.name).read_bytes())
+        clients = installed(["curl", "wget", "aria2 -x8"])
+        self.side_by_side(check, list(itertools.product(clients, ("longer", "appended"))))
 
     @needs("curl")
-    def test_curl_broken_off_and_resumed(self) -> None:
-        served = self.served()
-        self.break_off("curl", *CURL, "-o", "-", self.url(served, "results.tar"))
-        self.rest(served)
-        self.run_client(*RESUME["curl"], self.url(served, "results.tar"))
-        self.check_tree(self.got)
-        served.log.wait_for('"/results.tar" delivered. .* in 2 requests$')
+    def test_probes_before_resuming(self) -> None:
+        # The second is that of yt-dlp, which has another User-Agent in each run.
+        one_byte = {"User-Agent": "first/1.0", "Range": "bytes=0-0"}
+        probes = {"one byte": one_byte, "as another program": {"User-Agent": "second/1.0"}}
 
-    @needs("aria2c")
-    def test_aria2_takes_halves_from_two_machines(self) -> None:
-        urls = [self.url(served, "results.tar") for served in (self.served(), self.served())]
-        self.run_client(*WHOLE["aria2c"], *urls)
-        self.check_tree(self.got)
+        def check(probe: str, change: str) -> None:
+            exchange = self.exchange()
+            left = exchange.break_off("curl", "--user-agent", "first/1.0")
+            CHANGES[change](exchange)
+            fields = probes[probe]
+            with open_link(exchange, fields) as reply:
+                self.assertEqual(reply.read(1), exchange.offered.read_bytes()[:1])
+            self.check_no_splice(
+                exchange, "curl", change, left, "--user-agent", fields["User-Agent"]
+            )
 
-    @needs("tar")
-    def test_unpacked_while_it_comes(self) -> None:
-        served = self.served()
-        with urllib.request.urlopen(self.url(served, "results.tar"), timeout=PATIENCE) as reply:
-            tar = self.client("tar", "x", stdin=subprocess.PIPE)
-            assert tar.stdin
-            with tar.stdin:
-                shutil.copyfileobj(reply, tar.stdin)
-            self.assertEqual(tar.wait(PATIENCE), 0)
-        self.assertEqual((self.where / "results/big").read_bytes(), DATA)
-        served.log.wait_for('"/results.tar" delivered. ')
-
-
-if __name__ == "__main__":
-    unittest.main()
+        self.side_by_side(check, list(itertools.product(probes, ("replaced", "unchanged"))))
