@@ -2296,11 +2296,15 @@ class Transfer:
         self.version = version
         self.names_version = names_version
         # How the range was written; None for a request without one, or with several.
-        self.form = ranges[0].form if len(ranges) == 1 else None
+        self.form: Optional[RangeForm] = None
+        if len(ranges) == 1:
+            self.form = ranges[0].form
         # Whether the request had a Range field that was honoured.
         self.has_range = bool(ranges)
         # What the body has of the file, in the order in which it is sent.
-        self.spans: List[Span] = [(each.start, each.stop) for each in ranges] or [(0, version.size)]
+        self.spans: List[Span] = [(0, version.size)]
+        if ranges:
+            self.spans = [(each.start, each.stop) for each in ranges]
         # Where the body begins in the channel, and its length in bytes, which for several ranges is
         # more than that of the spans. Both are known once the head is written.
         self._position: Optional[int] = None
@@ -2436,8 +2440,8 @@ class Session:
         # When bytes were last acknowledged, and when a transfer last ended.
         self.last_progress = now
         self.quiet_since = now
-        # Transfers that broke meanwhile.
-        self._broken: List[Transfer] = []
+        # Transfers that broke meanwhile, the last ones of them.
+        self._broken: Deque[Transfer] = deque(maxlen=MAX_ENDED)
         # Times, and bytes that had been acknowledged by then, for the rate of the last seconds.
         self._samples: Deque[Tuple[float, int]] = deque([(now, acknowledged)], maxlen=5)
         # When the last line about progress was logged, and at how many tenths of the file.
@@ -2608,9 +2612,10 @@ class Download:
         A brief download is a probe, but for one request: the ``bytes=0-`` with which axel probes
         cannot be told from a fresh start.
         """
+        if not self.is_brief():
+            return False
         transfers = (*self.active, *self.ended)
-        is_for_bytes_0 = any(each.has_range and each.asks_for_everything for each in transfers)
-        return self.is_brief() and not is_for_bytes_0
+        return not any(each.has_range and each.asks_for_everything for each in transfers)
 
     def broken_off(self) -> Optional[Transfer]:
         """Return the transfer of the present session that broke off last, if one did."""
@@ -2626,8 +2631,9 @@ class Download:
     def is_probe_for_everything(self) -> bool:
         """Return whether it is a probe as aria2 makes it: aria2 asks for everything, and resets
         that before it asks for the pieces that it lacks."""
-        transfers = (*self.active, *self.ended)
-        return self.is_probe() and any(each.asks_for_everything for each in transfers)
+        if not self.is_probe():
+            return False
+        return any(each.asks_for_everything for each in (*self.active, *self.ended))
 
     def may_have_the_rest(self) -> bool:
         """Return whether the receiver got all that it asked for here, so that it may have had the
@@ -3205,7 +3211,8 @@ class Registry:
         with self._lock:
             now = self.clock()
             for channel, transfer in list(self._transfers.items()):
-                channel.refresh()
+                if transfer or channel.unacknowledged:
+                    channel.refresh()
                 if now - channel.last_progress > self._timeout:
                     self._time_out(channel, transfer)
             for download in self._under_way():
@@ -3288,16 +3295,20 @@ class Registry:
             return True
         if not download.is_brief() or download.has_failed():
             return False
-        own = [each for each in self._of_offer(download) if each.receiver == download.receiver]
-        if any(each.asked_at > download.asked_at for each in own if each in self._under_way()):
-            # The pieces for which aria2 and axel have probed.
-            return True
-        rivals = self._same(download)
-        if download.is_probe():
-            address = download.receiver.address
-            rivals = [each for each in self._of_offer(download) if each.receiver.address == address]
+        address = download.receiver.address
+        nearby = [each for each in self._of_offer(download) if each.receiver.address == address]
         arrived = count_bytes(download.held())
-        return any(count_bytes(rival.held()) > arrived for rival in rivals)
+        for other in nearby[-MAX_EXAMINED:]:
+            is_own = other.receiver == download.receiver
+            is_later = other.asked_at > download.asked_at
+            if is_own and is_later and other.status is Status.UNDER_WAY:
+                # The pieces for which aria2 or axel has probed.
+                return True
+            is_same = is_own and other.version.etag == download.version.etag
+            has_more = count_bytes(other.held()) > arrived
+            if has_more and (is_same or download.is_probe()):
+                return True
+        return False
 
     def _of_offer(self, download: Download) -> List[Download]:
         """Return the downloads of the same offer."""

@@ -36,7 +36,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, DefaultDict, Dict, Iterator, List, NamedTuple, Sequence, Set
+from typing import Any, Callable, DefaultDict, Dict, Iterator, List, NamedTuple, Sequence
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -51,8 +51,6 @@ TURNS = 3  # of each server in a round, where one takes less than a second
 COUNTING_TIME = 0.5  # seconds in which the small files are counted
 WATCHING_TIME = 2.0  # seconds in which the CPU time is counted while nothing moves
 MAX_WAIT = 60.0  # seconds after which a measurement has failed
-# The number of files in each folder, and the bytes of each file.
-FOLDERS = {"many": (20_000, 4 * KIB), "few": (100, 5 * MIB)}
 
 PROGRAM = "this program"
 HTTP_SERVER = "`http.server`"
@@ -64,7 +62,7 @@ class Row(NamedTuple):
     title: str
     form: str
     # Makes one figure of those of all rounds.
-    summary: Callable[[List[float]], float] = statistics.median
+    summary: Callable[[list[float]], float] = statistics.median
 
 
 ROWS = {
@@ -82,12 +80,10 @@ ROWS = {
     "idle": Row(f"CPU with {SLOW_RECEIVERS:,} idle connections, %", ".2f"),
     "slow": Row(f"CPU with {SLOW_RECEIVERS:,} slow receivers, %", ".2f"),
     "share": Row("largest error of a share that broke off, KiB", ".1f", max),
-    "many": Row("20,000 files of 4 KiB as a tar, MiB/s", ".0f"),
-    "few": Row("100 files of 5 MiB as a tar, MiB/s", ".0f"),
 }
 TRANSFER_ROWS = ("one", "eight", "resumed", "cpu")
 SMALL_ROWS = ("kept", "new")
-WAITING_ROWS = ("memory", "each", "idle", "slow")
+WAITING_ROWS = ("memory", "each", "slow", "idle")
 # By row and server, one figure for each turn.
 Samples = Dict[str, DefaultDict[str, List[float]]]
 
@@ -171,48 +167,50 @@ def discard_all(connection: socket.socket) -> int:
         received += discarded
 
 
-def receive(port: int, name: str, length: int, wanted: str = "") -> int:
-    """Fetch *name*, or the *wanted* range of it; return its *length*, 0 for any, once it came."""
+def receive(port: int, length: int, wanted: str = "") -> None:
+    """Fetch the large file, or the *wanted* range of it, which must have this *length*."""
     fields = ["Connection: close"]
     if wanted:
         fields.append(f"Range: bytes={wanted}")
     with socket.create_connection(("127.0.0.1", port), MAX_WAIT) as connection:
         connection.settimeout(None)
-        connection.sendall(request(name, *fields))
+        connection.sendall(request("large", *fields))
         end = -1
         while end < 0:
             end = connection.recv(1 << 16, socket.MSG_PEEK).find(b"\r\n\r\n")
         connection.recv(end + 4)
         received = discard_all(connection)
-    if length and received != length:
-        raise RuntimeError(f"port {port} sent {received} bytes of {name} {wanted}, not {length}")
-    return received
+    if received != length:
+        raise RuntimeError(f"port {port} sent {received} bytes of {wanted}, not {length}")
 
 
-def receiving_rate(port: int, name: str, length: int) -> float:
-    """Fetch *name*; return how many bytes a second arrived."""
+def whole_rate(port: int, size: int) -> float:
+    """Fetch the large file, of *size* bytes; return how many bytes a second arrived."""
     start = time.perf_counter()
-    return receive(port, name, length) / (time.perf_counter() - start)
+    receive(port, size)
+    return size / (time.perf_counter() - start)
 
 
-def resuming_rate(port: int, size: int) -> float:
-    """Fetch the second half of the large file; return how many bytes a second arrived."""
+def half_rate(port: int, size: int) -> float:
+    """The same for the second half of the file."""
+    half = size // 2
     start = time.perf_counter()
-    return receive(port, "large", size - size // 2, f"{size // 2}-") / (time.perf_counter() - start)
+    receive(port, size - half, f"{half}-")
+    return (size - half) / (time.perf_counter() - start)
 
 
-def segmented_rate(port: int, size: int) -> float:
-    """Fetch the large file in ranges at once; return how many bytes a second arrived."""
+def segments_rate(port: int, size: int) -> float:
+    """The same for the file in ranges at once."""
     bounds = [size * index // SEGMENTS for index in range(SEGMENTS + 1)]
     start = time.perf_counter()
     with ThreadPoolExecutor(SEGMENTS) as threads:
         for first, stop in zip(bounds, bounds[1:]):
-            threads.submit(receive, port, "large", stop - first, f"{first}-{stop - 1}")
+            threads.submit(receive, port, stop - first, f"{first}-{stop - 1}")
     return size / (time.perf_counter() - start)
 
 
 def tls_rate(port: int, size: int) -> float:
-    """Fetch the large file by TLS; return how many bytes a second arrived."""
+    """The same for the file by TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -250,7 +248,11 @@ def request_rate(port: int, keeps: bool) -> float:
         for key, _ in selector.select(COUNTING_TIME):
             connection: Any = key.fileobj
             answer: bytearray = key.data
-            data = connection.recv(1 << 16)
+            try:
+                data = connection.recv(1 << 16)
+            except ConnectionResetError:
+                # A busy server has closed before it read the next request.
+                data = b""
             answer += data
             is_whole = len(answer.partition(b"\r\n\r\n")[2]) == SMALL_SIZE
             if is_whole:
@@ -318,7 +320,7 @@ class Rival(NamedTuple):
     name: str
     command: Sequence[str]
     folder: Path  # the current one of the server
-    rows: Set[str]
+    rows: set[str]
     port: int = 0  # or 0, if the server prints it
 
 
@@ -406,15 +408,11 @@ def serve_bare(share: str) -> None:
 
 
 def answer_bare(share: str, connection: socket.socket) -> None:
-    """Send a file, or a range of it, by sendfile; a folder by tar."""
+    """Send a file, or a range of it, by sendfile."""
     with connection:
         head = connection.recv(1 << 16).decode()
         path = share + head.split()[1]
         connection.send(b"HTTP/1.1 200 OK\r\n\r\n", socket.MSG_MORE)
-        if path.endswith(".tar"):
-            name = os.path.basename(path)[:-4]
-            subprocess.run(["tar", "c", "-C", share, name], stdout=connection.fileno(), check=True)
-            return
         wanted = re.search(r"bytes=(\d+)-(\d*)", head)
         start = int(wanted[1]) if wanted else 0
         stop = os.path.getsize(path)
@@ -458,7 +456,7 @@ def make_rivals(folder: Path, beside: Sequence[str], others: Sequence[str]) -> l
     for name in others:
         if name == "bare":
             command = [sys.executable, str(Path(__file__).resolve()), "--bare", f"{folder}/share"]
-            rivals.append(Rival(BARE, command, folder, {*TRANSFER_ROWS, *FOLDERS}))
+            rivals.append(Rival(BARE, command, folder, set(TRANSFER_ROWS)))
         elif name == "http.server":
             options = ["0", "-b", "127.0.0.1", "-d", f"{folder}/share"]
             command = [sys.executable, "-u", "-m", "http.server", *options]
@@ -495,7 +493,6 @@ class Bench:
         self._measure_files()
         self._measure_tls()
         self._measure_shares()
-        self._measure_folders()
 
     def _shuffled(self, *rows: str) -> list[Rival]:
         """Return the rivals that have one of *rows*, if it is wanted, in random order."""
@@ -528,16 +525,10 @@ class Bench:
             with waiting_receivers(server.port, request("slow")):
                 growth = server.memory() - memory
                 self._add("each", server.name, growth / SLOW_RECEIVERS / KIB)
-                self._watch("slow", server)
-            time.sleep(COUNTING_TIME)
-            with waiting_receivers(server.port, b""):
-                self._watch("idle", server)
-
-    def _watch(self, row: str, server: Server) -> None:
-        """Measure the CPU time while nothing moves."""
-        before = server.cpu_time()
-        time.sleep(WATCHING_TIME)
-        self._add(row, server.name, (server.cpu_time() - before) / WATCHING_TIME * 100)
+                self._add("slow", server.name, cpu_share(server))
+        # Another new server: the one before has connections to clear away.
+        with self._start(rival) as server, waiting_receivers(server.port, b""):
+            self._add("idle", server.name, cpu_share(server))
 
     def _measure_files(self) -> None:
         """Measure all servers with the large and the small file."""
@@ -546,11 +537,11 @@ class Bench:
             for rival in self._shuffled(*TRANSFER_ROWS, *SMALL_ROWS):
                 server = stack.enter_context(self._start(rival))
                 servers[rival.name] = server
-                self._pool.apply(receive, (server.port, "large", self._size))
+                self._pool.apply(receive, (server.port, self._size))
             for _ in range(TURNS):
                 for rival in self._shuffled("one", "cpu"):
                     self._measure_one(servers[rival.name])
-                for row, measure in (("eight", segmented_rate), ("resumed", resuming_rate)):
+                for row, measure in (("eight", segments_rate), ("resumed", half_rate)):
                     for rival in self._shuffled(row):
                         port = servers[rival.name].port
                         rate = self._pool.apply(measure, (port, self._size))
@@ -563,7 +554,7 @@ class Bench:
 
     def _measure_one(self, server: Server) -> None:
         before = server.cpu_time()
-        rate = self._pool.apply(receiving_rate, (server.port, "large", self._size))
+        rate = self._pool.apply(whole_rate, (server.port, self._size))
         self._add("one", server.name, rate / GIB)
         self._add("cpu", server.name, (server.cpu_time() - before) / (self._size / GIB))
 
@@ -592,19 +583,12 @@ class Bench:
                     difference = abs(claimed[address] - arrived[address])
                     self._add("share", server.name, difference / KIB)
 
-    def _measure_folders(self) -> None:
-        with contextlib.ExitStack() as stack:
-            servers = []
-            for rival in self._shuffled(*FOLDERS):
-                paths = [f"{self._folder}/share/{name}" for name in FOLDERS]
-                server = Server(rival, *(paths if "module" in rival.rows else []))
-                servers.append(stack.enter_context(contextlib.closing(server)))
-            for _ in range(TURNS):
-                for row in FOLDERS:
-                    for server in random.sample(servers, len(servers)):
-                        arguments = (server.port, f"{row}.tar", 0)
-                        rate = self._pool.apply(receiving_rate, arguments)
-                        self._add(row, server.name, rate / MIB)
+
+def cpu_share(server: Server) -> float:
+    """Return how much of a core *server* uses while nothing moves, in percent."""
+    before = server.cpu_time()
+    time.sleep(WATCHING_TIME)
+    return (server.cpu_time() - before) / WATCHING_TIME * 100
 
 
 def claimed_shares(log: str) -> dict[str, float]:
@@ -635,19 +619,13 @@ def table(samples: Samples, rows: Sequence[str], names: Sequence[str]) -> Iterat
 
 def prepare(folder: Path, size: int, rows: Sequence[str]) -> None:
     """Make the files to serve, and a certificate."""
-    block = os.urandom(5 * MIB)
+    block = os.urandom(MIB)
     share = folder / "share"
     share.mkdir()
     for name, length in (("large", size), ("slow", SLOW_SIZE), ("small", SMALL_SIZE)):
         with open(share / name, "wb") as file:
             for start in range(0, length, len(block)):
                 file.write(block[: length - start])
-    for name in set(FOLDERS).intersection(rows):
-        count, length = FOLDERS[name]
-        for index in range(count):
-            path = share / name / str(index % 100) / str(index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(block[:length])
     if "tls" in rows:
         # The key and the certificate, in one file.
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=bench"]

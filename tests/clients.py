@@ -126,9 +126,9 @@ class Exchange:
         self.case.addCleanup(process.kill)
         return process
 
-    def begin(self, client: str, *options: str) -> subprocess.Popen[bytes]:
+    def begin(self, client: str, *options: str, rate: int = RATE) -> subprocess.Popen[bytes]:
         """Start *client* with a limited rate, and wait until it has written BROKEN_OFF_AT bytes."""
-        process = self.client([*fetch_command(client, self.link, rate=RATE), *options])
+        process = self.client([*fetch_command(client, self.link, rate=rate), *options])
         until(
             lambda: bytes_written(self.got) >= BROKEN_OFF_AT or process.poll() is not None,
             f"{client} has written some of the file",

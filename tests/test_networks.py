@@ -10,7 +10,7 @@ import sys
 import time
 import unittest
 
-from tests.clients import ClientCase, Exchange, installed
+from tests.clients import RATE, ClientCase, Exchange, installed
 from tests.support import PATIENCE, until
 
 DOWN_TIME = 5  # seconds; retransmissions are several seconds apart by then
@@ -91,7 +91,11 @@ class BrokenLinkTest(ClientCase):
         exchange.program_prefix = ["ip", "netns", "exec", hosts.server, sys.executable]
         exchange.client_prefix = ["ip", "netns", "exec", hosts.client]
         exchange.start("-c", "1")
-        process = exchange.begin(client, "--interface", CLIENT)
+        process = exchange.begin(client, "--interface", CLIENT, rate=RATE // 2)
+        if client.startswith("aria2"):
+            # Without a note of what it has it would begin again.
+            noted_at = self.control_file_time(exchange)
+            until(lambda: self.control_file_time(exchange) > noted_at, "aria2 notes what it has")
         hosts.set_link("down")
         end_of_break = time.monotonic() + DOWN_TIME
         if second_address:
@@ -110,3 +114,9 @@ class BrokenLinkTest(ClientCase):
         err.wait_for(rf'^{receiver} .*"/file\.bin" delivered\. ')
         closing_line = f"stopped. delivered: file.bin to {receiver}"
         exchange.check(err.all()[-1] == closing_line, f'the last line is not "{closing_line}"')
+
+    @staticmethod
+    def control_file_time(exchange: Exchange) -> float:
+        """Return when aria2 last noted what it has; 0 if it never did."""
+        path = exchange.received / f"{exchange.got.name}.aria2"
+        return path.stat().st_mtime if path.exists() else 0
