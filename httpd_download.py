@@ -2631,8 +2631,10 @@ class Download:
     def is_probe_for_everything(self) -> bool:
         """Return whether it is a probe as aria2 makes it: aria2 asks for everything, and resets
         that before it asks for the pieces that it lacks."""
-        if not self.is_probe():
-            return False
+        return self.is_probe() and self.has_asked_for_everything()
+
+    def has_asked_for_everything(self) -> bool:
+        """Return whether one of its requests was for everything."""
         return any(each.asks_for_everything for each in (*self.active, *self.ended))
 
     def may_have_the_rest(self) -> bool:
@@ -2868,12 +2870,23 @@ def place(
             continue
         if is_continued_by(match.download.version, request.version, digests):
             return Placement(match, joined=joined_download(request, match, known))
-        is_exact = evidence not in VAGUE_EVIDENCE
-        if is_exact or request.form is RangeForm.OPEN or known.has_asked_for_everything:
+        if evidence not in VAGUE_EVIDENCE or request.form is RangeForm.OPEN:
             return Placement(match, is_refused=True)
         # Readers of archives ask for closed ranges at random: remotezip, pip, fsspec. They go on
-        # with nothing, and never ask for everything first.
-    return Placement(None, claimed=claimed_bytes(request, known))
+        # with nothing. But aria2, which has asked for everything first, goes on with what it has.
+        older = match.download
+        is_fetching = older.is_active(now) and older.has_asked_for_everything()
+        if is_fetching or known.has_asked_for_everything:
+            return Placement(match, is_refused=True)
+    claimed = claimed_bytes(request, known)
+    if claimed:
+        return Placement(None, claimed=claimed)
+    for probe in reversed(known.probes):
+        is_same_version = probe.version.etag == request.version.etag
+        if is_same_version and not probe.is_probe_for_everything():
+            # Another small piece, as readers of archives ask for.
+            return Placement(Match(probe, None), joined=probe)
+    return Placement(None)
 
 
 def joined_download(request: Transfer, match: Match, known: Known) -> Optional[Download]:

@@ -232,9 +232,11 @@ def request_rate(port: int, keeps: bool) -> float:
     selector = selectors.DefaultSelector()
 
     def connect() -> None:
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.sendall(head)
-        selector.register(connection, selectors.EVENT_READ, bytearray())
+        # A server whose backlog is short lets some connections wait, but must not stop the others.
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.connect_ex(("127.0.0.1", port))
+        selector.register(connection, selectors.EVENT_WRITE, bytearray())
 
     def close(connection: socket.socket) -> None:
         selector.unregister(connection)
@@ -245,9 +247,13 @@ def request_rate(port: int, keeps: bool) -> float:
     files = 0
     start = time.perf_counter()
     while time.perf_counter() < start + COUNTING_TIME:
-        for key, _ in selector.select(COUNTING_TIME):
+        for key, events in selector.select(COUNTING_TIME):
             connection: Any = key.fileobj
             answer: bytearray = key.data
+            if events & selectors.EVENT_WRITE:
+                connection.send(head)
+                selector.modify(connection, selectors.EVENT_READ, answer)
+                continue
             try:
                 data = connection.recv(1 << 16)
             except ConnectionResetError:
@@ -261,7 +267,7 @@ def request_rate(port: int, keeps: bool) -> float:
                 raise RuntimeError(f"port {port} sent {answer!r}")
             if is_whole and keeps and answer.startswith(b"HTTP/1.1"):
                 answer.clear()
-                connection.sendall(head)
+                connection.send(head)
             elif is_whole or not data:
                 # Some servers close a connection after so many requests.
                 close(connection)

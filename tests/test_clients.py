@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unittest
 import urllib.request
 from pathlib import Path
 from typing import Any, Callable
@@ -218,6 +219,7 @@ def find_interpreters() -> dict[str, list[str]]:
     return found
 
 
+@unittest.skipUnless(os.name == "posix", "Windows cannot send Ctrl-C to one process")
 class RestartTest(ClientCase):
     """The program is stopped in mid-transfer and started again by "the same command with -p"."""
 

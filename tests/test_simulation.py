@@ -861,6 +861,9 @@ SINGLE: dict[str, Cast] = {
     "replaced, one gives up": alone(
         fetch(CURL, "killed"), change("replaced"), fetch(CURL, "", False), fetch(CURL)
     ),
+    "replaced, probes": alone(
+        fetch(CURL, "killed"), change("replaced"), *[fetch(Probe("curl"))] * 2, fetch(CURL)
+    ),
     "replaced, browser": alone(
         fetch(browser(), "killed"), change("replaced"), fetch(browser(), "killed"), fetch(CURL)
     ),
