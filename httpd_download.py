@@ -1878,6 +1878,16 @@ def wait_for_socket(connected: socket.socket, is_output: bool, seconds: float) -
     return any(select.select(readers, writers, [connected], seconds))
 
 
+def has_peer_left(connected: socket.socket) -> bool:
+    """Return whether the receiver has closed its side of the connection, or has reset it; False
+    where the system does not tell."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poller = select.poll()
+    poller.register(connected, select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
+
+
 def count_unacknowledged(connected: socket.socket) -> Optional[int]:
     """Return how many bytes wait in the send queue; None where the system does not tell."""
     if sys.platform == "darwin":
@@ -1947,6 +1957,8 @@ class Channel:
         self.transmitted = 0
         # Whether the receiver, or the network, has ended the connection by an error.
         self.is_reset = False
+        # Whether the receiver has at least closed its side, when ``look_for_end`` was last called.
+        self.has_peer_left = False
         # Whether this program has said that it sends nothing more.
         self._has_finished = False
         # Whether this program has given the connection up.
@@ -1987,10 +1999,25 @@ class Channel:
             return
         if untransmitted is not None:
             transmitted = handed_over - self._content_of(untransmitted)
+            if self._is_tls:
+                # A part of a record counts as handed over only when all of it is.
+                transmitted = min(transmitted + TLS_RECORD, handed_over)
             self.transmitted = max(self.transmitted, transmitted)
         if handed_over - unacknowledged > self.acknowledged:
             self.acknowledged = handed_over - unacknowledged
             self.note_progress()
+
+    def look_for_end(self) -> None:
+        """Find out whether the receiver has closed its side.
+
+        A receiver may do so before its system sends the reset, and the system tells of a reset only
+        once: perhaps to another thread, which has not said so yet.
+        """
+        try:
+            self.has_peer_left = self.has_peer_left or has_peer_left(self._socket)
+        except (OSError, ValueError):
+            # Closed.
+            self.has_peer_left = True
 
     def _content_of(self, queued: int) -> int:
         """Return how many of the bytes handed over so many *queued* ones stand for."""
@@ -2255,7 +2282,9 @@ class Resumption(NamedTuple):
     """Where a receiver has resumed a transfer, and how far the transfer had come by then."""
 
     offset: int  # in the file
-    acknowledged: int  # bytes of the body
+    # Bytes of the body. They may be acknowledged later: acknowledgements that a broken network has
+    # lost come with the FIN of a client that was killed. They are no progress.
+    transmitted: int
 
 
 def unite(spans: Iterable[Span]) -> List[Span]:
@@ -2346,7 +2375,7 @@ class Transfer:
 
     def note_resumed(self, receiver: Receiver, offset: int) -> None:
         """Note that *receiver* has asked for the bytes from *offset* on."""
-        self._resumptions[receiver] = Resumption(offset, self.acknowledged())
+        self._resumptions[receiver] = Resumption(offset, self.transmitted())
 
     def is_longer_than(self, count: int) -> bool:
         """Return whether the body has more than *count* bytes."""
@@ -2371,6 +2400,10 @@ class Transfer:
         """Return how many bytes of the body are acknowledged."""
         return self._count(self.channel.acknowledged)
 
+    def transmitted(self) -> int:
+        """Return how many bytes of the body have left, as far as the system tells."""
+        return max(self._count(self.channel.transmitted), self.acknowledged())
+
     def is_acknowledged(self) -> bool:
         """Return whether the whole body is acknowledged."""
         return self._position is not None and self.acknowledged() == self._length
@@ -2393,8 +2426,7 @@ class Transfer:
         left_off = self.resume_offset()
         # A killed program has not read everything that its system acknowledged. A network that
         # breaks takes acknowledgements with it, and a busy system delays them.
-        transmitted = start + self._count(self.channel.transmitted)
-        return left_off - MAX_UNREAD <= offset <= max(left_off, transmitted)
+        return left_off - MAX_UNREAD <= offset <= start + self.transmitted()
 
     def arrived(self) -> List[Span]:
         """Return what the receiver has by it."""
@@ -2406,7 +2438,7 @@ class Transfer:
         start, stop = self.spans[0]
         arrived_stop = self.resume_offset()
         resumption = self._resumptions.get(self.receiver)
-        if resumption and resumption.acknowledged == self.acknowledged():
+        if resumption and self.acknowledged() <= resumption.transmitted:
             # The receiver has asked for what follows, so it has had the bytes before.
             arrived_stop = max(arrived_stop, resumption.offset)
         # A receiver that resets a connection has not read the last byte.
@@ -2421,7 +2453,7 @@ class Transfer:
         another receiver has gone on with it.
         """
         resumption = self._resumptions.get(self.receiver)
-        if resumption and resumption.acknowledged == self.acknowledged():
+        if resumption and self.acknowledged() <= resumption.transmitted:
             return True
         if now - self.channel.last_progress < STALLED_AFTER:
             return False
@@ -2500,7 +2532,7 @@ class Download:
         self._ended_bytes = 0
         # How many bytes, from the first one on, the receiver has from before this start.
         self.claimed = 0
-        # The receiver that has gone on with it, and how many bytes had been acknowledged by then.
+        # The receiver that has gone on with it, and how many bytes had been transmitted by then.
         self.heir: Optional[Receiver] = None
         self._superseded_at = 0
 
@@ -2529,7 +2561,8 @@ class Download:
     def note_superseded(self, heir: Receiver) -> None:
         """Note that *heir*, another receiver, goes on with it."""
         self.heir = heir
-        self._superseded_at = self.acknowledged()
+        transmitted = sum(transfer.transmitted() for transfer in self.active)
+        self._superseded_at = self._ended_bytes + transmitted
 
     def note_ended(self, transfer: Transfer, now: float) -> None:
         """Move *transfer*, which has ended, to those that may be resumed."""
@@ -2596,14 +2629,15 @@ class Download:
 
     def is_superseded(self) -> bool:
         """Return whether another receiver has gone on with it, and it made no progress since."""
-        return self.heir is not None and self._superseded_at == self.acknowledged()
+        return self.heir is not None and self.acknowledged() <= self._superseded_at
 
     def is_brief(self) -> bool:
         """Return whether it is one request, broken off or for a few bytes."""
         if self.requests != 1 or self.status is Status.DELIVERED or self.claimed:
             return False
-        if any(not transfer.channel.is_reset for transfer in self.active):
-            return False
+        for transfer in self.active:
+            if not transfer.channel.is_reset and not transfer.channel.has_peer_left:
+                return False
         return count_bytes(self.arrived()) < MAX_PROBE
 
     def is_probe(self) -> bool:
@@ -3075,6 +3109,7 @@ class Registry:
         rivals = [each for each in self._transfers.values() if each and each.name == transfer.name]
         for rival in rivals[-MAX_EXAMINED:]:
             rival.channel.refresh()
+            rival.channel.look_for_end()
             if rival.channel.is_reset:
                 self._end(rival, Outcome.BROKEN)
 
