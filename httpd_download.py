@@ -2821,7 +2821,7 @@ def left_off_before(request: Transfer, known: Known) -> Optional[Match]:
     nothing is heard any more. aria2 resumes every segment in this way."""
     if request.form is RangeForm.OPEN and known.current:
         # Not a segment. curl and wget go on with one transfer, players jump about.
-        return nearest_left_off(request, known.given_up)
+        return nearest_left_off(request, [*known.probes, *known.given_up])
     if any(download.has_asked_for(request.first - 1) for download in known.current):
         return None
     receiver = request.receiver
@@ -3009,7 +3009,7 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 # terminal is waited for: the log only queues lines, and the thread of a connection checks its file
 # before it takes the lock.
 
-FIRST_PAUSE = 0.005  # seconds after which a response is first looked at again, then twice as many
+FIRST_PAUSE = 0.001  # seconds after which a response is first looked at again, then twice as many
 MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
 MAX_CONFIRMED = 1 << 16  # bytes of body that count at once where a system tells nothing

@@ -49,6 +49,7 @@ SEGMENTS = 8  # ranges that are fetched at once
 TRIES = 20  # receivers that break off, in a round
 TURNS = 3  # of each server in a round, where one takes less than a second
 COUNTING_TIME = 0.5  # seconds in which the small files are counted
+SETTLING_TIME = 3.0  # seconds in which a server may accept the waiting connections
 WATCHING_TIME = 2.0  # seconds in which the CPU time is counted while nothing moves
 MAX_WAIT = 60.0  # seconds after which a measurement has failed
 
@@ -291,7 +292,7 @@ def waiting_receivers(port: int, head: bytes) -> Iterator[None]:
             if head:
                 connection.sendall(head)
                 connection.recv(1, socket.MSG_PEEK)
-        time.sleep(COUNTING_TIME)
+        time.sleep(SETTLING_TIME)
         yield
 
 
