@@ -9,26 +9,27 @@ The path of a request, from the start of the program to the last acknowledged by
     parse_request_head              turns the bytes of a request into a Request
     Share.open                      turns a path into an offer: a file, or a folder as a tar archive
     check_preconditions, parse_ranges    decide what is to be sent of it
-    Registry.begin                  gives the transfer to a download, as ``place`` decides, and logs
+    Registry.begin                  finds the download of the transfer (``place``), logs its start
     Channel.send                    hands the head and the body over to the system
     Registry.wait_until_ended       waits until the receiver has acknowledged everything
-    Registry._end, Registry._update    log what has become of the transfer and of its download
+    Registry._end, _deliver, _pause    end the transfer; log that its download is whole, or paused
     Terminal                        prints the lines
 
-Words. An *offer* is what one link stands for, a *version* one state of it. A *receiver* is an
-address and a User-Agent. A *transfer* is one response body on one connection, a *download* all
-transfers by which one receiver fetches one version of one offer.
+Words. An *offer* is what one link stands for. A *version* is one state of an offer. A *receiver* is
+an address and a User-Agent. A *transfer* is one response body on one connection. A *download* is
+all transfers by which one receiver fetches one version of one offer.
 
 Threads. The main thread waits for a signal or for the end of the server thread. The server thread
-accepts connections and checks all of them five times a second. Each connection has a thread of its
+accepts connections and checks all of them every CHECK_INTERVAL. Each connection has a thread of its
 own, the only one that reads, sends, waits for acknowledgements and looks at files. The writer
 prints lines and draws the rows at the bottom of a terminal.
 
-The one lock is that of the Registry. It protects the downloads, the transfers and the list of the
-channels, and is never held while a disk, a network or a terminal is waited for. (The Terminal has
+The one lock is that of the Registry. It protects the downloads, the transfers, the list of channels
+and everything that Channel.refresh sets; only the thread of a connection changes what was handed
+over. It is never held while a disk, a network or a terminal is waited for. (The Terminal has
 a small one for its queue of lines.)
 
-Read "Downloads: decisions" and "Downloads: registry" last: they need all other words.
+Read the two sections on downloads last: they use the terms of all other sections.
 """
 
 import sys
@@ -1832,22 +1833,24 @@ def response_head(version: str, status: int, phrase: str, fields: Mapping[str, s
 # The thread of the connection sends, receives and waits. Other threads only call ``refresh``,
 # ``limit_rate`` and ``abort``, which never wait.
 
-# Linux: the bytes in the send queue that were not sent yet (linux/sockios.h).
+# Linux: asks how many bytes in the send queue have not been sent yet (linux/sockios.h).
 SIOCOUTQNSD = 0x894B
-# macOS: the bytes in the send queue. OpenBSD has another option of this number.
+# macOS: asks how many bytes are in the send queue. On OpenBSD the number means another option.
 SO_NWRITE = 0x1024
 # macOS empties the send queue when a connection is reset, although nothing was acknowledged.
 RESET_EMPTIES_QUEUE = sys.platform == "darwin"
 # Linux: the highest rate of a socket, in bytes a second (asm-generic/socket.h).
 SO_MAX_PACING_RATE = 47
+LINGER_FORMAT = "ii" if fcntl else "HH"  # of struct linger; the fields are shorter on Windows
 MAX_PACING_RATE = 0xFFFFFFFF  # bytes a second, which Linux takes for "no limit"
 TLS_RECORD = 1 << 14  # bytes of content in the longest record (RFC 8446, section 5.1)
 TLS_OVERHEAD = 22  # bytes that TLS 1.3 adds to a record; TLS 1.2 adds a few more
-# Bytes that one call of sendfile may hand over. It counts them only when it returns, so with a slow
-# disk a longer step would look like a receiver that is stalled.
+# Bytes per call of sendfile. A call reports progress only when it returns: with a slow disk, a
+# larger step would look like a stalled receiver.
 SENDFILE_STEP = 1 << 20
 COPY_STEP = 1 << 16  # bytes that are read and sent at a time where sendfile is not used
-MAX_WAIT = 2  # seconds; on Windows no call of another thread ends a wait before
+# Seconds of one wait. Where there is only select (Windows), abort() in another thread ends no wait.
+MAX_WAIT = 60 if hasattr(select, "poll") else 2
 # sendfile fails with these where a file system or a sandbox does not support it. ENOTCONN is the
 # answer of an sshfs that has gone.
 SENDFILE_ERRNOS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTCONN)
@@ -1867,8 +1870,8 @@ def describe_failure(error: BaseException) -> str:
 
 
 def wait_for_socket(connected: socket.socket, is_output: bool, seconds: float) -> bool:
-    """Wait until *connected* takes output, or has input, an error or an end; return whether it
-    does after so many *seconds*."""
+    """Wait at most *seconds* until *connected* is writable (if *is_output*) or readable, or has
+    failed. Return whether it is."""
     if hasattr(select, "poll"):
         poller = select.poll()
         poller.register(connected, select.POLLOUT if is_output else select.POLLIN)
@@ -1932,7 +1935,8 @@ class Channel:
         self._socket = connected
         self._clock = clock
         self._is_tls = hasattr(connected, "do_handshake")
-        # What a call of OpenSSL raises that has to wait, which has nothing to do with what it does.
+        # What OpenSSL raises when it must wait for input or output. A write may have to wait for
+        # input, and a read for output.
         self._tls_wants_input: Tuple[Any, ...] = ()
         self._tls_wants_output: Tuple[Any, ...] = ()
         if self._is_tls:
@@ -1940,7 +1944,7 @@ class Channel:
 
             self._tls_wants_input = (ssl.SSLWantReadError,)
             self._tls_wants_output = (ssl.SSLWantWriteError,)
-        # Whether sendfile works, as far as it was tried.
+        # Whether to try sendfile; False once it has failed.
         self._can_sendfile = hasattr(os, "sendfile") and not self._is_tls
         # Whether the system tells what was acknowledged. Where it does not, a byte counts once it
         # was handed over.
@@ -1963,7 +1967,8 @@ class Channel:
         self._has_finished = False
         # Whether this program has given the connection up.
         self._is_aborted = False
-        # When the receiver last did something that a time limit waits for.
+        # When the time limit last began anew: at an acknowledgement, a request, or the end of a
+        # transfer.
         self.last_progress = clock()
 
     @property
@@ -1980,15 +1985,16 @@ class Channel:
 
     def refresh(self) -> None:
         """Ask the system what was acknowledged, what has left, and whether there was a reset."""
-        # Read before the queue: bytes that are handed over in between must not count.
+        # Copied before the queue is asked for: bytes that the thread of the connection hands over
+        # in between must not count as acknowledged.
         handed_over = self.handed_over
         try:
-            # The system tells an error once; a later call of the connection's own thread fails with
-            # another one. While a network is down Linux tells of unreachable hosts here, from which
-            # a connection recovers.
+            # SO_ERROR reports an error only once, so remember a reset. While a network is down,
+            # Linux reports unreachable hosts here, from which a connection recovers.
             if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in RESET_ERRNOS:
                 self.is_reset = True
             if RESET_EMPTIES_QUEUE and (self.is_reset or self._is_aborted):
+                # Keep the last counts.
                 return
             unacknowledged = self._content_of(count_unacknowledged(self._socket) or 0)
             untransmitted: Optional[int] = 0
@@ -2020,11 +2026,11 @@ class Channel:
             self.has_peer_left = True
 
     def _content_of(self, queued: int) -> int:
-        """Return how many of the bytes handed over so many *queued* ones stand for."""
+        """Return how many bytes of content are in *queued* bytes of the send queue."""
         if not self._is_tls:
             return queued
         # Rounded up, so that nothing counts as acknowledged too early.
-        return -(-queued * TLS_RECORD // (TLS_RECORD + TLS_OVERHEAD))
+        return math.ceil(queued * TLS_RECORD / (TLS_RECORD + TLS_OVERHEAD))
 
     def wait_for_input(self, seconds: float) -> bool:
         """Return whether the receiver has sent something, closed or reset within *seconds*."""
@@ -2039,7 +2045,7 @@ class Channel:
             is_ready = wait_for_socket(self._socket, is_output, MAX_WAIT)
 
     def _repeat(self, call: Callable[[], Any], is_output: bool) -> Any:
-        """Return what *call* returns once it need not wait any more. Raise OSError."""
+        """Repeat *call* until it does not have to wait; return its result. Raise OSError."""
         while True:
             try:
                 return call()
@@ -2067,7 +2073,8 @@ class Channel:
         return int(self._repeat(receive, False))
 
     def _is_at_end(self) -> bool:
-        """Return whether the receiver has closed. Raise OSError, BlockingIOError for "not yet".
+        """Return whether the receiver has closed; False if there is input. Raise BlockingIOError if
+        there is neither yet, and other OSErrors.
 
         OpenSSL answers a mere FIN with an alert, and the receiver answers that with a reset. So the
         end is looked for before OpenSSL sees it.
@@ -2092,7 +2099,7 @@ class Channel:
 
     def send(self, parts: Iterable[Part]) -> None:
         """Hand *parts* over. Raise OSError and FileChanged."""
-        # The response before is acknowledged by now.
+        # The previous response has been acknowledged, so its file need not be checked any more.
         self.file_in_queue = None
         buffer = bytearray()
         try:
@@ -2112,22 +2119,29 @@ class Channel:
 
     def _send_copy(self, buffer: bytearray) -> None:
         """Hand *buffer* over, and empty it."""
-        while buffer:
-            # OpenSSL tells how much it has taken of a record only when it has taken all of it.
-            step = bytes(buffer[:TLS_RECORD]) if self._is_tls else buffer
-            sent = self._repeat(functools.partial(self._socket.send, step), True)
-            self.handed_over += sent
-            del buffer[:sent]
+        step = len(buffer)
+        if self._is_tls:
+            # OpenSSL counts whole records only, so hand over one record at a time.
+            step = TLS_RECORD
+        start = 0
+        with memoryview(buffer) as view:
+            while start < len(view):
+                with view[start : start + step] as data:
+                    sent = self._repeat(functools.partial(self._socket.send, data), True)
+                self.handed_over += sent
+                start += sent
+        buffer.clear()
 
     def _send_file(self, span: FileSpan) -> None:
         """Hand over a span of a file, in steps before each of which the file must be unchanged."""
         start = span.start
         while start < span.stop:
-            span.file.ensure_unchanged()
             length = span.stop - start
             if self._can_sendfile:
+                span.file.ensure_unchanged()
                 start += self._send_pages(span.file, start, min(length, SENDFILE_STEP))
             else:
+                # This checks the file as well.
                 data = span.file.read(start, min(length, COPY_STEP))
                 self._send_copy(bytearray(data))
                 start += len(data)
@@ -2135,7 +2149,7 @@ class Channel:
     def _send_pages(self, file: PinnedFile, start: int, length: int) -> int:
         """Hand over at most *length* bytes of *file* by sendfile; return how many.
 
-        Return 0 if it has waited, or if sendfile does not work for this file, which then is noted.
+        Return 0 if nothing was sent. The caller tries again, with copies if sendfile has failed.
         """
         self.file_in_queue = file
         try:
@@ -2169,7 +2183,7 @@ class Channel:
         """Say that nothing more comes. Raise OSError."""
         if not self._has_finished:
             self._has_finished = True
-            # The shutdown of an SSLSocket would drop the encryption, here and in ``abort``.
+            # SSLSocket.shutdown would discard the TLS layer, here and in ``abort``.
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     def abort(self) -> None:
@@ -2178,7 +2192,7 @@ class Channel:
         try:
             if self.unacknowledged:
                 # Let the system drop what the receiver does not take.
-                linger = struct.pack("HH" if fcntl is None else "ii", 1, 0)
+                linger = struct.pack(LINGER_FORMAT, 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
@@ -2186,10 +2200,8 @@ class Channel:
             pass
 
     def close(self) -> None:
-        """Close the socket, so that the system goes on sending what was handed over.
-
-        Windows would reset a connection whose process ends with the socket open.
-        """
+        """Close the socket. The system still sends what was handed over; Windows would not if the
+        process ended with the socket open."""
         self._socket.close()
 
 
@@ -2214,18 +2226,21 @@ class ChannelReader(io.RawIOBase):
 # A transfer is the body of one response. A download is all transfers by which one receiver fetches
 # one version of one offer. A transfer *left off* at its first byte that is not acknowledged; a
 # request that begins there resumes it. No download ever changes its owner: a receiver that resumes
-# at another address, or with another program, gets a download of its own that inherits the spans.
+# at another address, or with another program, gets a download of its own, which inherits what the
+# earlier one has received.
 #
 #   outcome of a transfer   when
 #   ACTIVE                  it has begun
 #   FINISHED                everything is acknowledged, its file was unchanged, and its receiver
 #                           has asked for more, has closed, or sends no reset for half a second
+#                           (where the system reports no acknowledgements, a body of more than
+#                           MAX_CONFIRMED bytes: only when the receiver asks for more, or closes)
 #   BROKEN                  the connection was reset or gave no progress, or the file changed
 #
 #   status of a download    when                                                       log line
-#   UNDER_WAY               a request joins it                                      200 or 206
+#   UNDER_WAY               a request joins it                         if it was not: 200 or 206
 #   DELIVERED               it was UNDER_WAY or PAUSED, every byte has arrived, and
-#                           none of its transfers is active but a lingering one;
+#                           all of its active transfers linger;
 #                           or one response with everything has FINISHED             delivered.
 #   PAUSED                  it was UNDER_WAY, it is not whole, and nothing was
 #                           active for half a second      req finished. or req terminated.
@@ -2235,11 +2250,11 @@ class ChannelReader(io.RawIOBase):
 CHECK_INTERVAL = 0.2  # seconds between two checks of all connections
 RESET_GRACE = 0.5  # seconds in which a reset may still follow the last acknowledgement
 PAUSE_AFTER = 0.5  # seconds after which a download with nothing active is paused
-QUIET_AFTER = 0.3  # seconds without an acknowledgement after which another may have gone on
+QUIET_AFTER = 0.3  # seconds without an acknowledgement; then another receiver may have gone on
 STALLED_AFTER = 3  # seconds without an acknowledgement after which a receiver is stalled
 MAX_UNREAD = 8 << 20  # bytes that a receiver's system may acknowledge before a program reads them
-MAX_PROBE = 1 << 20  # bytes; a download of one request that got fewer is a probe
-MAX_ENDED = 64  # transfers of a download that have ended and may still be resumed
+PROBE_LIMIT = 1 << 20  # bytes; a download of one request that got fewer is a probe
+MAX_ENDED_TRANSFERS = 64  # transfers of a download that have ended and may still be resumed
 MAX_SPANS = 1000  # spans of a download; one with more is forgotten
 MAX_PROGRAM = 16  # characters of a program's name in rows and in the summary
 
@@ -2314,16 +2329,16 @@ class Transfer:
         name: str,
         version: Version,
         ranges: Sequence[ByteRange],
-        names_version: bool = False,
+        knows_version: bool = False,
     ) -> None:
-        """*ranges*: of the Range field, or none for the whole file; *names_version*: whether the
-        request told by If-Range or If-Match that the receiver has this very version."""
+        """*ranges*: of the Range field, or none for the whole file; *knows_version*: whether the
+        receiver has told by If-Range or If-Match that its bytes are of this version."""
         self.channel = channel
         self.receiver = receiver
         self.request_line = request_line
         self.name = name
         self.version = version
-        self.names_version = names_version
+        self.knows_version = knows_version
         # How the range was written; None for a request without one, or with several.
         self.form: Optional[RangeForm] = None
         if len(ranges) == 1:
@@ -2338,7 +2353,7 @@ class Transfer:
         # more than that of the spans. Both are known once the head is written.
         self._position: Optional[int] = None
         self._length = count_bytes(self.spans)
-        # Each receiver that has resumed this transfer. It does so once.
+        # The receivers that have resumed this transfer, each at most once, and where.
         self._resumptions: Dict[Receiver, Resumption] = {}
         self.outcome = Outcome.ACTIVE
         # What broke it, in words; "" for the network.
@@ -2359,9 +2374,9 @@ class Transfer:
         return len(self.spans) == 1 and self.spans[0][1] == self.version.size
 
     @property
-    def is_bare(self) -> bool:
-        """Whether the receiver goes on with bytes that it has, without telling of which version."""
-        return self.first > 0 and not self.names_version and self.form is not RangeForm.SUFFIX
+    def resumes_unknown_version(self) -> bool:
+        """Whether the receiver already has bytes, and has not told of which version."""
+        return self.first > 0 and not self.knows_version and self.form is not RangeForm.SUFFIX
 
     def begin_body(self, position: int, length: int) -> None:
         """Note that *length* bytes of body follow at *position* of the channel."""
@@ -2386,6 +2401,7 @@ class Transfer:
         the spans that have *arrived*: aria2 ends a segment early if another one has the rest."""
         if self.outcome is not Outcome.BROKEN or self.receiver in self._resumptions:
             return False
+        # The last byte of a broken transfer never counts as arrived.
         rest_stop = self.spans[-1][1]
         rest_start = min(self.resume_offset(), rest_stop - 1)
         return not any(start <= rest_start and rest_stop <= stop for start, stop in arrived)
@@ -2418,18 +2434,19 @@ class Transfer:
             return False
         start, stop = self.spans[0]
         if self.outcome is Outcome.FINISHED:
-            # yt-dlp and wget2 --chunk-size ask for one closed range after the other.
+            # yt-dlp and wget2 --chunk-size ask for one closed range after the other. The next one
+            # counts as resuming.
             return receiver == self.receiver and offset == stop
         if not start < offset < stop:
             # A receiver that begins at the first byte again has nothing of it.
             return False
         left_off = self.resume_offset()
-        # A killed program has not read everything that its system acknowledged. A network that
-        # breaks takes acknowledgements with it, and a busy system delays them.
+        # Lower bound: a killed program has not read everything that its system acknowledged. Upper
+        # bound: acknowledgements may be lost with the network, or late.
         return left_off - MAX_UNREAD <= offset <= start + self.transmitted()
 
     def arrived(self) -> List[Span]:
-        """Return what the receiver has by it."""
+        """Return the bytes of the file that the receiver has got by this transfer."""
         if self.outcome is Outcome.FINISHED:
             return self.spans
         if len(self.spans) > 1:
@@ -2437,12 +2454,16 @@ class Transfer:
             return []
         start, stop = self.spans[0]
         arrived_stop = self.resume_offset()
-        resumption = self._resumptions.get(self.receiver)
-        if resumption and self.acknowledged() <= resumption.transmitted:
-            # The receiver has asked for what follows, so it has had the bytes before.
-            arrived_stop = max(arrived_stop, resumption.offset)
+        if self._is_abandoned():
+            # The receiver has asked for what follows, so it has the bytes before.
+            arrived_stop = max(arrived_stop, self._resumptions[self.receiver].offset)
         # A receiver that resets a connection has not read the last byte.
         return [(start, min(arrived_stop, stop - 1))]
+
+    def _is_abandoned(self) -> bool:
+        """Return whether its receiver has resumed it, and it made no progress since."""
+        resumption = self._resumptions.get(self.receiver)
+        return resumption is not None and self.acknowledged() <= resumption.transmitted
 
     def is_lingering(self, now: float, asked_at: float) -> bool:
         """Return whether its receiver, whose download was asked for last at *asked_at*, seems to
@@ -2452,8 +2473,7 @@ class Transfer:
         receiver has resumed it, or for some seconds in which the receiver has asked for more, or
         another receiver has gone on with it.
         """
-        resumption = self._resumptions.get(self.receiver)
-        if resumption and self.acknowledged() <= resumption.transmitted:
+        if self._is_abandoned():
             return True
         if now - self.channel.last_progress < STALLED_AFTER:
             return False
@@ -2464,16 +2484,17 @@ class Session:
     """A stretch of time in which a download is under way, from a request to the next pause."""
 
     def __init__(self, request_line: str, now: float, arrived: int, acknowledged: int) -> None:
-        """*arrived*, *acknowledged*: bytes of the download until now."""
+        """*arrived*: bytes that the receiver has by now; *acknowledged*: bytes that were sent and
+        acknowledged, counted twice if they were sent twice."""
         # The request that began it, which its log lines quote.
         self.request_line = request_line
         self.began_at = now
-        self.arrived_before = arrived
+        self.arrived_at_start = arrived
         # When bytes were last acknowledged, and when a transfer last ended.
         self.last_progress = now
-        self.quiet_since = now
-        # Transfers that broke meanwhile, the last ones of them.
-        self._broken: Deque[Transfer] = deque(maxlen=MAX_ENDED)
+        self.last_ended = now
+        # The last transfers of this session that broke.
+        self._broken: Deque[Transfer] = deque(maxlen=MAX_ENDED_TRANSFERS)
         # Times, and bytes that had been acknowledged by then, for the rate of the last seconds.
         self._samples: Deque[Tuple[float, int]] = deque([(now, acknowledged)], maxlen=5)
         # When the last line about progress was logged, and at how many tenths of the file.
@@ -2483,7 +2504,7 @@ class Session:
     def note_ended(self, transfer: Transfer, now: float) -> None:
         """Note that *transfer* has ended."""
         self.last_progress = max(self.last_progress, transfer.channel.last_progress)
-        self.quiet_since = now
+        self.last_ended = now
         if transfer.outcome is Outcome.BROKEN:
             self._broken.append(transfer)
 
@@ -2525,7 +2546,7 @@ class Download:
         self.session: Optional[Session] = None
         self.active: List[Transfer] = []
         # Transfers that have ended, the last ones of them.
-        self.ended: Deque[Transfer] = deque(maxlen=MAX_ENDED)
+        self.ended: Deque[Transfer] = deque(maxlen=MAX_ENDED_TRANSFERS)
         # What arrived by transfers that have ended, or was inherited.
         self._ended_spans: List[Span] = []
         # Bytes that were acknowledged of transfers that have ended.
@@ -2551,7 +2572,7 @@ class Download:
             self.status = Status.UNDER_WAY
 
     def claim(self, count: int) -> None:
-        """Believe the receiver that it has the first *count* bytes from before this start."""
+        """Assume that the receiver had the first *count* bytes before this program was started."""
         self.claimed = count
 
     def inherit(self, spans: Iterable[Span]) -> None:
@@ -2565,7 +2586,7 @@ class Download:
         self._superseded_at = self._ended_bytes + transmitted
 
     def note_ended(self, transfer: Transfer, now: float) -> None:
-        """Move *transfer*, which has ended, to those that may be resumed."""
+        """Move *transfer* from the active to the ended transfers, and count its bytes."""
         self.active.remove(transfer)
         self.ended.append(transfer)
         self._ended_spans = unite([*self._ended_spans, *transfer.arrived()])
@@ -2595,7 +2616,7 @@ class Download:
         return self._ended_bytes + sum(transfer.acknowledged() for transfer in self.active)
 
     def arrived(self) -> List[Span]:
-        """Return what the receiver has from here."""
+        """Return the bytes that the receiver has got from this program."""
         spans = list(self._ended_spans)
         for transfer in self.active:
             spans += transfer.arrived()
@@ -2606,8 +2627,7 @@ class Download:
         return unite([*self.arrived(), (0, self.claimed)])
 
     def is_whole(self) -> bool:
-        size = self.version.size
-        return size > 0 and self.held() == [(0, size)]
+        return self.held() == [(0, self.version.size)]
 
     def is_active(self, now: float) -> bool:
         """Return whether something of it is under way."""
@@ -2617,12 +2637,13 @@ class Download:
         """Return whether nothing of it was acknowledged for a moment."""
         return all(now - each.channel.last_progress >= QUIET_AFTER for each in self.active)
 
-    def has_asked_for(self, offset: int) -> bool:
+    def has_or_expects(self, offset: int) -> bool:
         """Return whether the receiver has the byte at *offset* by it, or waits for it."""
         if self.status is Status.DELIVERED:
             return True
         spans = self.held()
         for transfer in (*self.active, *self.ended):
+            # A transfer whose connection was reset will not bring its bytes any more.
             if transfer.outcome is not Outcome.BROKEN and not transfer.channel.is_reset:
                 spans += transfer.spans
         return any(start <= offset < stop for start, stop in spans)
@@ -2632,19 +2653,21 @@ class Download:
         return self.heir is not None and self.acknowledged() <= self._superseded_at
 
     def is_brief(self) -> bool:
-        """Return whether it is one request, broken off or for a few bytes."""
+        """Return whether it is a single request that brought less than PROBE_LIMIT and sends no
+        more."""
         if self.requests != 1 or self.status is Status.DELIVERED or self.claimed:
             return False
         for transfer in self.active:
             if not transfer.channel.is_reset and not transfer.channel.has_peer_left:
                 return False
-        return count_bytes(self.arrived()) < MAX_PROBE
+        return count_bytes(self.arrived()) < PROBE_LIMIT
 
     def is_probe(self) -> bool:
-        """Return whether its receiver only looked, so that this tells nothing of what it has.
+        """Return whether its receiver probably only probed the server, so that the request says
+        nothing about the bytes that it has.
 
-        A brief download is a probe, but for one request: the ``bytes=0-`` with which axel probes
-        cannot be told from a fresh start.
+        A brief download is a probe, unless it asked for ``bytes=0-``: axel probes in this way, but
+        so does a client that starts from scratch.
         """
         if not self.is_brief():
             return False
@@ -2662,7 +2685,7 @@ class Download:
         broken = self.broken_off()
         return broken is not None and broken.failure != ""
 
-    def is_probe_for_everything(self) -> bool:
+    def is_aria2_probe(self) -> bool:
         """Return whether it is a probe as aria2 makes it: aria2 asks for everything, and resets
         that before it asks for the pieces that it lacks."""
         return self.is_probe() and self.has_asked_for_everything()
@@ -2672,8 +2695,8 @@ class Download:
         return any(each.asks_for_everything for each in (*self.active, *self.ended))
 
     def may_have_the_rest(self) -> bool:
-        """Return whether the receiver got all that it asked for here, so that it may have had the
-        rest of the file before."""
+        """Return whether the receiver got everything that it asked for. It may have had the rest of
+        the file already."""
         arrived = self.arrived()
         is_broken = any(transfer.is_broken_off(arrived) for transfer in self.ended)
         return not self.active and not is_broken
@@ -2711,7 +2734,7 @@ def is_whole_together(download: Download, partners: Sequence[Download]) -> bool:
 
 
 class Match(NamedTuple):
-    """What a request goes on with."""
+    """The download that a request continues, and the transfer if it is known."""
 
     download: Download
     transfer: Optional[Transfer]  # the transfer that it resumes, if it is one
@@ -2722,15 +2745,15 @@ class Placement(NamedTuple):
 
     match: Optional[Match]  # what it goes on with; None if it begins something new
     joined: Optional[Download] = None  # the download that it becomes a part of; None: a new one
-    is_refused: bool = False  # whether what it goes on with is of another version
+    is_refused: bool = False  # whether it would mix two versions: the answer is 409
     claimed: int = 0  # bytes that the receiver has from before this start
 
 
 def is_continued_by(old: Version, new: Version, digests: Mapping[int, int]) -> bool:
     """Return whether a receiver may go on with *new* after a part of *old*.
 
-    It may if the two are the same, or if *new* is the same file, appended to; *digests*: of the
-    bytes of *new* before each of the sizes that older versions had.
+    It may if the two are the same, or if *new* is the same file, appended to. *digests* maps the
+    size of each older version to the digest of *new* before that offset.
     """
     if new.etag == old.etag:
         return True
@@ -2742,14 +2765,14 @@ def is_continued_by(old: Version, new: Version, digests: Mapping[int, int]) -> b
     return new.size > old.size and new.file_id == old.file_id
 
 
-def given_up(downloads: Sequence[Download]) -> Set[Download]:
+def find_outdated(downloads: Sequence[Download]) -> Set[Download]:
     """Return which of *downloads*, in the order in which they were asked for, their receivers have
     given up: those of older versions. A probe gives nothing up."""
     lost: Set[Download] = set()
     later_tags: Dict[Tuple[str, Receiver], Set[str]] = {}
     for download in reversed(downloads):
         tags = later_tags.setdefault((download.name, download.receiver), set())
-        if tags - {download.version.etag}:
+        if any(tag != download.version.etag for tag in tags):
             lost.add(download)
         if not download.is_probe():
             tags.add(download.version.etag)
@@ -2767,9 +2790,9 @@ def nearest_left_off(request: Transfer, downloads: Iterable[Download]) -> Option
         end = download.version.size
         is_behind_end = end - MAX_UNREAD <= request.first <= end
         is_at_address = download.receiver.address == request.receiver.address
-        is_other_version = download.version.etag != request.version.etag
-        is_delivered = download.status is Status.DELIVERED and is_other_version
-        if is_delivered and is_behind_end and is_at_address:
+        is_older = download.version.etag != request.version.etag
+        is_complete = download.status is Status.DELIVERED
+        if is_complete and is_older and is_behind_end and is_at_address:
             # The receiver has all of the older version, and goes on behind its end.
             found.append((end - request.first, Match(download, None)))
     if not found:
@@ -2781,68 +2804,70 @@ class Known(NamedTuple):
     """The downloads of an offer as a request finds them, the one asked for last at the end."""
 
     current: List[Download]  # of the receiver itself, of the version that it asked for last
-    given_up: List[Download]  # of the receiver itself, of older versions
+    outdated: List[Download]  # of the receiver itself, of older versions
     probes: List[Download]  # of the receiver itself; they are not in the other lists
-    others: List[Download]  # of other receivers, of the versions that they asked for last
-    given_up_by_others: List[Download]
+    others: List[Download]  # of other receivers, of their last versions; probes among them
+    outdated_of_others: List[Download]
     now: float
 
     @property
     def has_asked_for_everything(self) -> bool:
         """Whether the receiver has asked for everything and broken that off, as aria2 does before
         it asks for the pieces that it lacks."""
-        return any(download.is_probe_for_everything() for download in self.probes)
+        return any(download.is_aria2_probe() for download in self.probes)
 
 
 def sort_known(downloads: Sequence[Download], receiver: Receiver, now: float) -> Known:
     """Return *downloads* of an offer, sorted for a request of *receiver*."""
-    lost = given_up(downloads)
+    outdated = find_outdated(downloads)
     own = [each for each in downloads if each.receiver == receiver]
     probes = [each for each in own if each.is_probe()]
     others = [each for each in downloads if each.receiver != receiver]
     return Known(
-        current=[each for each in own if each not in lost and each not in probes],
-        given_up=[each for each in own if each in lost and each not in probes],
+        current=[each for each in own if each not in outdated and each not in probes],
+        outdated=[each for each in own if each in outdated and each not in probes],
         probes=probes,
-        others=[each for each in others if each not in lost],
-        given_up_by_others=[each for each in others if each in lost],
+        others=[each for each in others if each not in outdated],
+        outdated_of_others=[each for each in others if each in outdated],
         now=now,
     )
 
 
 def left_off_by_itself(request: Transfer, known: Known) -> Optional[Match]:
-    """It begins where a transfer of the same receiver left off."""
+    """Find the transfer of the same receiver that left off where *request* begins."""
     return nearest_left_off(request, known.current)
 
 
-def left_off_before(request: Transfer, known: Known) -> Optional[Match]:
-    """The receiver has not asked for the byte before, so it had that byte before: by a probe that
-    was none, as a part of another version, or at another address, with another program, of which
-    nothing is heard any more. aria2 resumes every segment in this way."""
+def left_off_by_predecessor(request: Transfer, known: Known) -> Optional[Match]:
+    """Find the transfer that supplied the byte before *request* if the receiver never asked for it:
+    what looked like a probe, a part of an older version, or a transfer of another receiver that is
+    quiet now. aria2 resumes every segment in this way, also in another network."""
     if request.form is RangeForm.OPEN and known.current:
-        # Not a segment. curl and wget go on with one transfer, players jump about.
-        return nearest_left_off(request, [*known.probes, *known.given_up])
-    if any(download.has_asked_for(request.first - 1) for download in known.current):
+        # Not a segment. curl and wget resume their own transfer, which was looked for before;
+        # players jump about. Only a probe or an older version is left.
+        return nearest_left_off(request, [*known.probes, *known.outdated])
+    if any(download.has_or_expects(request.first - 1) for download in known.current):
         return None
     receiver = request.receiver
     abandoned = [each for each in known.others if each.heir == receiver or each.is_quiet(known.now)]
     if known.has_asked_for_everything:
-        # aria2 may go on with an older version near whose beginning its probe of this one left off.
+        # aria2 may resume an older version. Its probe of the new version left off near the
+        # beginning, and must not look closer.
         older = [
             each
-            for each in (*known.given_up, *abandoned)
+            for each in (*known.outdated, *abandoned)
             if each.receiver.address == receiver.address
             and each.version.etag != request.version.etag
         ]
         match = nearest_left_off(request, older)
         if match:
             return match
-    return nearest_left_off(request, [*known.probes, *known.given_up, *abandoned])
+    return nearest_left_off(request, [*known.probes, *known.outdated, *abandoned])
 
 
 def asked_for_last(request: Transfer, known: Known) -> Optional[Match]:
-    """The receiver has something of the file: what it asked for last. It is another segment, or
-    begins where no transfer has been."""
+    """Find what the receiver asked for last: *request* is a further segment of it, or begins where
+    no transfer has been."""
     for download in reversed(known.current):
         is_same_version = download.version.etag == request.version.etag
         if download.status is Status.DELIVERED and is_same_version:
@@ -2853,18 +2878,19 @@ def asked_for_last(request: Transfer, known: Known) -> Optional[Match]:
 
 
 def left_off_elsewhere(request: Transfer, known: Known) -> Optional[Match]:
-    """It begins where a transfer left off that the receiver has given up, or another receiver's:
-    people resume in another network, or with another program."""
-    for downloads in (known.given_up, known.others, known.given_up_by_others):
+    """Find the transfer of an older version, or of another receiver, that left off where *request*
+    begins, though it may not be quiet yet: people resume in another network, or with another
+    program."""
+    for downloads in (known.outdated, known.others, known.outdated_of_others):
         match = nearest_left_off(request, downloads)
         if match:
             return match
     return None
 
 
-def probed_before(request: Transfer, known: Known) -> Optional[Match]:
-    """The receiver has only probed, which tells that it has something, and another program at its
-    address has something at rest: aria2 goes on with what curl left off."""
+def waiting_at_address(request: Transfer, known: Known) -> Optional[Match]:
+    """Find a quiet download of another program at the same address if the receiver has only probed,
+    which tells that it has something: aria2 goes on with what curl left off."""
     if not known.probes or known.current:
         return None
     for download in reversed(known.others):
@@ -2878,13 +2904,13 @@ def probed_before(request: Transfer, known: Known) -> Optional[Match]:
 # The evidence in the order of its rank: the first that finds something decides.
 EVIDENCE = (
     left_off_by_itself,
-    left_off_before,
+    left_off_by_predecessor,
     asked_for_last,
     left_off_elsewhere,
-    probed_before,
+    waiting_at_address,
 )
 # Evidence that tells only that the receiver has something, not where it stands.
-VAGUE_EVIDENCE = (asked_for_last, probed_before)
+VAGUE_EVIDENCE = (asked_for_last, waiting_at_address)
 
 
 def place(
@@ -2894,8 +2920,8 @@ def place(
     end; *digests*: see ``is_continued_by``."""
     if request.asks_for_everything:
         return Placement(None)
-    if not request.is_bare:
-        # It goes on with nothing, or with this version: other versions have no say.
+    if not request.resumes_unknown_version:
+        # It begins at the start, or has told its version: only downloads of this version matter.
         downloads = [each for each in downloads if each.version.etag == request.version.etag]
     known = sort_known(downloads, request.receiver, now)
     for evidence in EVIDENCE:
@@ -2917,15 +2943,15 @@ def place(
         return Placement(None, claimed=claimed)
     for probe in reversed(known.probes):
         is_same_version = probe.version.etag == request.version.etag
-        if is_same_version and not probe.is_probe_for_everything():
+        if is_same_version and not probe.is_aria2_probe():
             # Another small piece, as readers of archives ask for.
             return Placement(Match(probe, None), joined=probe)
     return Placement(None)
 
 
 def joined_download(request: Transfer, match: Match, known: Known) -> Optional[Download]:
-    """Return the download that *request*, which goes on with *match*, becomes a part of; None for a
-    new one. No download changes its owner."""
+    """Return the download of its receiver that *request* becomes a part of; None for a new one.
+    *match*: what it continues, which may belong to another receiver."""
     if match.download.receiver == request.receiver:
         return match.download
     for download in reversed(known.current):
@@ -2936,14 +2962,14 @@ def joined_download(request: Transfer, match: Match, known: Known) -> Optional[D
 
 
 def claimed_bytes(request: Transfer, known: Known) -> int:
-    """Return how many bytes the receiver of *request*, which fits nothing that is known, has from
-    before this start.
+    """Return how many bytes the receiver had before this program was started, if *request*
+    continues nothing that is known.
 
     The first request of a receiver that resumes at a byte, and asks for the rest of the file, tells
     that it has the bytes before. A closed range tells so only after a probe as aria2 makes it:
     readers of archives begin with such a range as well.
     """
-    if not request.reaches_end or known.current or known.given_up:
+    if not request.reaches_end or known.current or known.outdated:
         return 0
     if request.form is RangeForm.OPEN:
         return request.first
@@ -2966,9 +2992,9 @@ def describe_pause(download: Download) -> str:
 
 
 def describe_arrival(download: Download, of_size: str = "") -> str:
-    """Return what arrived since the last pause: "req finished. 793.6 MiB, 6.1 s, 130.1 MiB/s"."""
+    """Return what arrived in this session: "req finished. 793.6 MiB, 6.1 s, 130.1 MiB/s"."""
     assert download.session
-    arrived = count_bytes(download.arrived()) - download.session.arrived_before
+    arrived = count_bytes(download.arrived()) - download.session.arrived_at_start
     seconds = max(download.session.last_progress - download.session.began_at, 0.001)
     rate = format_size(arrived / seconds)
     return f"req finished. {format_size(arrived)}{of_size}, {seconds:.1f} s, {rate}/s"
@@ -2989,7 +3015,9 @@ def program_name(agent: str) -> str:
         if f"{browser}/" in agent:
             return browser.lower()
     name = re.split("[/ (]", agent.strip(), maxsplit=1)[0]
-    return name[:MAX_PROGRAM].lower() or "no User-Agent"
+    if not name:
+        return "no User-Agent"
+    return name[:MAX_PROGRAM].lower()
 
 
 def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
@@ -3002,26 +3030,27 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 
 
 # --- Downloads: registry ------------------------------------------------------------------
-# All channels and all downloads, behind the one lock of this program. There are four events: a
+# All channels and all downloads, behind the one lock of this program. Four events change them: a
 # transfer begins (``begin``), a receiver says something (``on_input``), a connection fails
 # (``on_error``), and time passes (``check_all``). Each notes facts, lets the decisions above judge
 # them, and logs what has changed. The lock is never held while the disk, the network or the
 # terminal is waited for: the log only queues lines, and the thread of a connection checks its file
 # before it takes the lock.
 
-FIRST_PAUSE = 0.001  # seconds after which a response is first looked at again, then twice as many
+FIRST_PAUSE = 0.001  # seconds until the end of a response is first looked for; then doubled
 MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
-MAX_CONFIRMED = 1 << 16  # bytes of body that count at once where a system tells nothing
+MAX_CONFIRMED = 1 << 16  # bytes of a body that counts at once where a system tells nothing
 REPORT_INTERVAL = 60  # seconds between two lines about the progress of a download
 STOP_TIME = 0.4  # seconds that transfers get to end when the program is stopped
 RECEIVER_NOTE = "waiting for a receiver (Ctrl-C to stop)"
 
+# Takes an address, a subject (a request line or a path) and an event.
 Log = Callable[[str, str, str], None]
 
 
 class Registry:
-    """Who has which file by now."""
+    """All connections and downloads: what is being sent, and what has arrived."""
 
     def __init__(
         self,
@@ -3033,10 +3062,10 @@ class Registry:
         reports_progress: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
-        """*log*: takes an address, a subject and an event; *timeout*: seconds without progress that
-        end a connection; *max_deliveries*: deliveries, of each of *named* if there are any, that
-        are enough, or 0; *rate_limit*: bytes a second for all receivers together, or 0;
-        *reports_progress*: whether a long download makes a line now and then."""
+        """*timeout*: seconds without progress that end a connection; *max_deliveries*: after how
+        many deliveries, of each of *named* if there are any, to stop, or 0 for never;
+        *rate_limit*: bytes a second for all receivers together, or 0; *reports_progress*: whether a
+        long download makes a line now and then."""
         self.log = log
         self._timeout = timeout
         self._max_deliveries = max_deliveries
@@ -3056,18 +3085,19 @@ class Registry:
         self._deliveries_by_name: Dict[str, int] = dict.fromkeys(named or [""], 0)
         # What was delivered to whom, how often.
         self._deliveries: Counter[Tuple[str, Receiver]] = Counter()
-        # Guards all of this; notified when a transfer has ended.
+        # Protects all attributes above, and what Channel.refresh sets. Notified when a transfer has
+        # ended.
         self._lock = threading.Condition()
 
     # A transfer begins.
 
-    def sizes_of_other_versions(self, transfer: Transfer) -> Set[int]:
+    def sizes_to_digest(self, transfer: Transfer) -> Set[int]:
         """Return the sizes of older versions that *transfer* might go on with.
 
         The caller reads the bytes before each of these ends, and hands ``begin`` the digests, so
         that no disk is waited for here.
         """
-        if not transfer.is_bare:
+        if not transfer.resumes_unknown_version:
             return set()
         with self._lock:
             versions = [each.version for each in self._downloads if each.name == transfer.name]
@@ -3087,6 +3117,7 @@ class Registry:
                     phrase="The file has changed: start over",
                     reason="the file has changed, the receiver must start over",
                 )
+            # After the 409: to a receiver of a longer, older version 416 would mean "you have it".
             if transfer.first >= transfer.version.size > 0:
                 content_range = f"bytes */{transfer.version.size}"
                 raise HTTPError(416, fields={"Content-Range": content_range})
@@ -3106,7 +3137,7 @@ class Registry:
         """Bring what is known of the other transfers of the same offer up to date."""
         if transfer.asks_for_everything:
             return
-        rivals = [each for each in self._transfers.values() if each and each.name == transfer.name]
+        rivals = [each for each in self._active_transfers() if each.name == transfer.name]
         for rival in rivals[-MAX_EXAMINED:]:
             rival.channel.refresh()
             rival.channel.look_for_end()
@@ -3132,7 +3163,7 @@ class Registry:
         elif match and match.transfer:
             download.note_resumed(match.transfer, transfer.receiver, transfer.first)
         elif match:
-            # A receiver that fetches segments has not told what it had before.
+            # It fetches segments, so its first offset did not mean that it had all bytes before.
             download.claim(0)
         return download
 
@@ -3170,9 +3201,7 @@ class Registry:
         with self._lock:
             channel.refresh()
             # ENOTCONN is what Linux answers on a connection after its reset.
-            is_reset = isinstance(error, ConnectionError) and not isinstance(
-                error, ConnectionAbortedError
-            )
+            is_reset = isinstance(error, (ConnectionResetError, BrokenPipeError))
             if is_reset or getattr(error, "errno", None) == errno.ENOTCONN:
                 channel.note_reset()
             transfer = self._transfers.get(channel)
@@ -3200,15 +3229,17 @@ class Registry:
                 channel.refresh()
                 if channel.is_reset:
                     raise ConnectionResetError
-                rest = self._seconds_to_end(transfer, has_input)
-            if rest == 0:
+                seconds = self._seconds_to_end(transfer, has_input)
+                # A thousand receivers are looked at less often, so that this costs little.
+                longest_pause = max(CHECK_INTERVAL, len(self._download_of) / 1000)
+            if seconds == 0:
                 break
             if has_input:
-                # The input stays there, so it cannot be waited for.
+                # The next request is there already, so to wait for input would return at once.
                 time.sleep(pause)
             else:
-                has_input = channel.wait_for_input(min(rest, pause))
-            pause = min(2 * pause, CHECK_INTERVAL)
+                has_input = channel.wait_for_input(min(seconds, pause))
+            pause = min(2 * pause, longest_pause)
         if channel.file_in_queue:
             channel.file_in_queue.ensure_unchanged()
         with self._lock:
@@ -3217,14 +3248,14 @@ class Registry:
     def _seconds_to_end(self, transfer: Transfer, has_input: bool) -> float:
         """Return after how many seconds *transfer* has finished if nothing happens; 0 for now."""
         if not transfer.is_acknowledged():
-            return CHECK_INTERVAL
+            return math.inf
         if has_input:
             # The receiver asks for more, or has closed: it has read the response.
             return 0
         channel = transfer.channel
         if not channel.reports_acknowledgements and transfer.is_longer_than(MAX_CONFIRMED):
             # Only the receiver can tell, by closing.
-            return CHECK_INTERVAL
+            return math.inf
         return max(0, channel.last_progress + self._reset_grace - self.clock())
 
     def _end(self, transfer: Transfer, outcome: Outcome, failure: str = "") -> None:
@@ -3263,28 +3294,27 @@ class Registry:
                     channel.refresh()
                 if now - channel.last_progress > self._timeout:
                     self._time_out(channel, transfer)
-            for download in self._under_way():
+            # A copy, since a download that is delivered may replace others.
+            for download in list(self._downloads):
                 if download.session:
                     download.session.add_sample(now, download.acknowledged())
-                self._update(download)
-                self._report(download)
-            for download in self._downloads:
-                if download.status is Status.PAUSED and download.active:
+                if download.status is Status.UNDER_WAY or download.active:
                     self._update(download)
+                self._report(download)
             self._share_rate()
             self._forget_old()
 
     def _time_out(self, channel: Channel, transfer: Optional[Transfer]) -> None:
         """End a connection that makes no progress."""
         if transfer:
-            missing = "was acknowledged"
+            failure = "nothing was acknowledged"
             if channel.unacknowledged == 0 and not transfer.is_acknowledged():
-                missing = "came from the disk"
-            self._end(transfer, Outcome.BROKEN, f"nothing {missing} for {self._timeout:g} s")
+                failure = "nothing came from the disk"
+            self._end(transfer, Outcome.BROKEN, f"{failure} for {self._timeout:g} s")
         channel.abort()
 
     def _forget(self, download: Download) -> None:
-        """Let no later request be a part of *download*."""
+        """Remove *download*, so that no later request joins it."""
         if download in self._downloads:
             self._downloads.remove(download)
 
@@ -3297,13 +3327,14 @@ class Registry:
     # What becomes of a download.
 
     def _update(self, download: Download) -> None:
-        """Move *download* to the status that the table of the decisions tells."""
+        """Move *download* to its next status, as the table of the decisions says, and log it."""
         now = self.clock()
         if download.status is Status.DELIVERED or download.is_active(now):
             return
-        for channel in [transfer.channel for transfer in download.active]:
-            channel.refresh()
-        same = self._same(download)[-MAX_EXAMINED:]
+        for transfer in download.active:
+            if transfer.channel.unacknowledged:
+                transfer.channel.refresh()
+        same = self._siblings(download)[-MAX_EXAMINED:]
         unfinished = [each for each in same if each.status is not Status.DELIVERED]
         partners = [each for each in unfinished if not each.is_active(now)]
         if download.is_whole():
@@ -3312,10 +3343,10 @@ class Registry:
             self._deliver(download, partners)
         elif download.status is Status.UNDER_WAY:
             session = download.session
-            if session and now - session.quiet_since >= PAUSE_AFTER:
+            if session and now - session.last_ended >= PAUSE_AFTER:
                 self._pause(download)
 
-    def _same(self, download: Download) -> List[Download]:
+    def _siblings(self, download: Download) -> List[Download]:
         """Return the other downloads of the same version by the same receiver."""
         return [
             each
@@ -3330,16 +3361,16 @@ class Registry:
         """Let *download* rest, and log it unless that would mislead."""
         event = describe_pause(download)
         download.pause()
-        lost = given_up(self._of_offer(download))
-        if not self._is_left_unsaid(download, lost):
+        outdated = find_outdated(self._of_offer(download))
+        if not self._concerns_nobody(download, outdated):
             assert download.session
             self.log(download.receiver.address, download.session.request_line, event)
 
-    def _is_left_unsaid(self, download: Download, lost: Set[Download]) -> bool:
-        """Return whether a download at rest stands for nobody who waits for the rest: another
-        receiver goes on with it, its receiver has begun another version, or it was a probe of
-        somebody who has more."""
-        if download.is_superseded() or download in lost:
+    def _concerns_nobody(self, download: Download, outdated: Set[Download]) -> bool:
+        """Return whether no receiver waits for the rest of *download*, so that neither the log nor
+        the summary mentions it: another receiver goes on with it, its receiver has begun another
+        version, or it was a probe."""
+        if download.is_superseded() or download in outdated:
             return True
         if not download.is_brief() or download.has_failed():
             return False
@@ -3350,7 +3381,7 @@ class Registry:
             is_own = other.receiver == download.receiver
             is_later = other.asked_at > download.asked_at
             if is_own and is_later and other.status is Status.UNDER_WAY:
-                # The pieces for which aria2 or axel has probed.
+                # *download* was the probe of aria2 or axel, *other* fetches the pieces.
                 return True
             is_same = is_own and other.version.etag == download.version.etag
             has_more = count_bytes(other.held()) > arrived
@@ -3370,7 +3401,7 @@ class Registry:
         if session and download.status is Status.UNDER_WAY:
             self.log(address, session.request_line, describe_arrival(download))
         self.log(address, f"/{download.name}", describe_delivery(download, requests))
-        for other in self._same(download):
+        for other in self._siblings(download):
             # A later delivery of a version stands for an earlier one.
             if other in partners or other.status is Status.DELIVERED:
                 self._forget(other)
@@ -3400,7 +3431,9 @@ class Registry:
 
     def has_enough(self) -> bool:
         """Return whether all deliveries that are wanted have been made."""
-        return 0 < self._max_deliveries <= min(self._deliveries_by_name.values())
+        if self._max_deliveries == 0:
+            return False
+        return min(self._deliveries_by_name.values()) >= self._max_deliveries
 
     def is_done(self) -> bool:
         """Return whether enough was delivered, and nothing is under way any more."""
@@ -3423,14 +3456,14 @@ class Registry:
         with self._lock:
             now = self.clock()
             shown = [each for each in self._under_way() if each.is_active(now)]
-            lost = given_up(self._downloads)
-            shown = [each for each in shown if each not in lost]
+            outdated = find_outdated(self._downloads)
+            shown = [each for each in shown if each not in outdated]
             shown.sort(key=lambda each: each.session.began_at if each.session else 0)
             rows = [each.row(self._label(each), now) for each in shown[:limit]]
             return rows, max(0, len(shown) - limit)
 
     def stop(self) -> List[str]:
-        """End what is acknowledged, and return the closing lines."""
+        """Wait a moment for acknowledged transfers to end; return the closing lines."""
         with self._lock:
             self._reset_grace = 0
             # The threads of the connections end the transfers, since they check the files.
@@ -3482,14 +3515,19 @@ class Registry:
 
     def _unfinished(self) -> List[Download]:
         """Return the downloads whose receivers lack, or may lack, a part of the file."""
-        lost = given_up(self._downloads)
-        return [each for each in self._downloads if self._is_unfinished(each, lost)]
+        outdated = find_outdated(self._downloads)
+        # One for each receiver and offer: the last one.
+        latest: Dict[Tuple[str, Receiver], Download] = {}
+        for download in self._downloads:
+            if self._is_unfinished(download, outdated):
+                latest[download.name, download.receiver] = download
+        return list(latest.values())
 
-    def _is_unfinished(self, download: Download, lost: Set[Download]) -> bool:
-        if download.status is Status.DELIVERED or self._is_left_unsaid(download, lost):
+    def _is_unfinished(self, download: Download, outdated: Set[Download]) -> bool:
+        if download.status is Status.DELIVERED or self._concerns_nobody(download, outdated):
             return False
-        # A receiver to which this version was delivered lacks nothing, unless it is at it again.
-        has_it = any(each.status is Status.DELIVERED for each in self._same(download))
+        # A receiver that has this version lacks nothing, unless it is fetching it again.
+        has_it = any(each.status is Status.DELIVERED for each in self._siblings(download))
         return download.status is Status.UNDER_WAY or not has_it
 
     def _describe_unfinished(self, download: Download) -> str:
@@ -3582,10 +3620,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     def _answer_requests(self) -> None:
         self.close_connection = False
         while not self.close_connection:
-            # Wait for the next request, or for the end.
+            # This waits for the next request, or for the end.
             self.rfile.peek(1)  # type: ignore[attr-defined]
             self.server.registry.on_input(self.channel)
-            # A connection is kept only if the head of the request allows it.
+            # This stays so unless parse_request finds that the request keeps the connection.
             self.close_connection = True
             try:
                 self.handle_one_request()
@@ -3617,6 +3655,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         if len(line) > MAX_HEAD:
             raise HTTPError(414)
         head = bytearray(line)
+        # The request line has a limit of its own.
         limit = len(line) + MAX_HEAD
         while line:
             line = self.rfile.readline(MAX_HEAD + 1)
@@ -3662,8 +3701,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             fields["Content-Length"] = str(offer.version.size)
             self._send_head_alone(200, fields)
             return
-        ranges, names_version = self._requested_ranges(offer)
-        transfer = self._begin_transfer(offer, ranges, names_version)
+        ranges, knows_version = self._requested_ranges(offer)
+        transfer = self._begin_transfer(offer, ranges, knows_version)
         self._send_body(offer, transfer, ranges, fields)
         if self.close_connection:
             # A client that reads until the end need not wait for the acknowledgement.
@@ -3679,12 +3718,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             value = ""
         if self.server.resume_only:
             value = resumable_range(value)
-        # Firefox, and parallel downloads of Chromium, send If-Match.
-        names_version = condition is IfRange.TAG or names_entity_tag(self.headers)
-        return parse_ranges(value, offer.version.size), names_version
+        knows_version = condition is IfRange.TAG or names_entity_tag(self.headers)
+        return parse_ranges(value, offer.version.size), knows_version
 
     def _begin_transfer(
-        self, offer: Offer, ranges: Sequence[ByteRange], names_version: bool
+        self, offer: Offer, ranges: Sequence[ByteRange], knows_version: bool
     ) -> Transfer:
         """Announce the response to the registry. Raise HTTPError where another one is due."""
         receiver = Receiver(self.client_address[0], self._agent)
@@ -3695,11 +3733,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             offer.name,
             offer.version,
             ranges,
-            names_version,
+            knows_version,
         )
         registry = self.server.registry
         digests = {}
-        for size in registry.sizes_of_other_versions(transfer):
+        for size in registry.sizes_to_digest(transfer):
             digests[size] = offer.digest_before(size)
         registry.begin(transfer, digests)
         return transfer
@@ -3744,13 +3782,13 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             text += f": {error.detail}"
         body = f"{text}\n".encode()
         if error.status == 416:
-            # curl 7.60 appends the body of a 416 to the file that it has whole.
+            # curl 7.60 would append the body to the file, which it already has completely.
             body = b""
         fields = {"Content-Type": "text/plain; charset=utf-8", **error.fields}
         fields["Content-Length"] = str(len(body))
         self.log_request(error.status, f"- {error.reason}".rstrip())
         response = self._head(error.status, fields, error.phrase)
-        # Not from ``command``: the fields after the line of a HEAD may be malformed.
+        # A HEAD gets no body. parse_request may have failed before it set ``command``.
         if not self.requestline.startswith("HEAD "):
             response += body
         self.channel.send([response])
@@ -3784,8 +3822,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     def send_error(
         self, code: int, message: Optional[str] = None, explain: Optional[str] = None
     ) -> None:
-        """Answer a request line that http.server finds too long, or whose method it does not know,
-        and read no further."""
+        """Turn an error that http.server finds itself (414, 501) into an HTTPError, and close."""
         self.requestline = self.requestline or self.raw_requestline.decode("latin-1")
         self.close_connection = True
         raise HTTPError(code)
@@ -3809,7 +3846,7 @@ def body_parts(head: bytes, parts: Iterable[Union[bytes, Span]], offer: Offer) -
 
 
 class QuietServer(socketserver.ThreadingTCPServer):
-    """A thread for each connection; one line, never a traceback, for what goes wrong in it."""
+    """Starts a thread for each connection. An error makes a line in the log, never a traceback."""
 
     request_queue_size = 1024
     # The longest time for which ``handle_request`` waits for a connection.
@@ -3834,7 +3871,8 @@ class QuietServer(socketserver.ThreadingTCPServer):
         self.resume_only = resume_only
         # How https is spoken; None for http.
         self._tls = tls
-        # Counts the connections that may still be accepted.
+        # Counts the connections that may still be accepted. The server thread acquires it for each
+        # connection, and the thread of the connection releases it.
         self._free_connections = threading.Semaphore(max_connections)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, PartialContentHandler)

@@ -352,7 +352,8 @@ class WaitsTest(ChannelCase):
         """Windows: no call of another thread ends a wait."""
         no_poll = types.SimpleNamespace(select=select.select)
         no_wake = mock.patch("socket.socket.shutdown")
-        with no_wake, mock.patch("httpd_download.select", no_poll):
+        short_waits = mock.patch("httpd_download.MAX_WAIT", 0.05)
+        with no_wake, short_waits, mock.patch("httpd_download.select", no_poll):
             self.check_abort()
 
     def test_closed_channel_can_be_asked(self) -> None:

@@ -7,9 +7,9 @@ import unittest
 from typing import Callable, NamedTuple, Sequence, cast
 
 from httpd_download import (
-    MAX_PROBE,
     MAX_SPANS,
     MAX_UNREAD,
+    PROBE_LIMIT,
     QUIET_AFTER,
     STALLED_AFTER,
     ByteRange,
@@ -28,18 +28,18 @@ from httpd_download import (
     describe_arrival,
     describe_delivery,
     describe_pause,
-    given_up,
+    find_outdated,
     is_continued_by,
     is_whole_together,
-    left_off_before,
     left_off_by_itself,
+    left_off_by_predecessor,
     left_off_elsewhere,
     place,
-    probed_before,
     program_name,
     receiver_label,
     sort_known,
     unite,
+    waiting_at_address,
 )
 from tests.test_simulation import MIB, Wire
 
@@ -63,7 +63,7 @@ def make_transfer(
     got: float = 0,
     transmitted: float = 0,
     is_reset: bool = False,
-    names_version: bool = False,
+    knows_version: bool = False,
     at: float = 0,
 ) -> Transfer:
     """Return a transfer that was asked for at the time *at*, of whose body *got* MiB are
@@ -75,7 +75,7 @@ def make_transfer(
     span = (round(start * MIB), round(stop * MIB))
     ranges = [] if span == (0, version.size) else [ByteRange(*span, form)]
     channel = cast(Channel, wire)
-    transfer = Transfer(channel, receiver, "GET /f", "f", version, ranges, names_version)
+    transfer = Transfer(channel, receiver, "GET /f", "f", version, ranges, knows_version)
     transfer.begin_body(0, span[1] - span[0])
     return transfer
 
@@ -226,7 +226,7 @@ class EvidenceTest(unittest.TestCase):
             ("open, what it has given up", make_transfer(40), [own[0], newer], 0),
             ("it has all of a version", make_transfer(40, 60, form=closed), own, None),
         ]
-        self.check(left_off_before, rows)
+        self.check(left_off_by_predecessor, rows)
 
     def test_asked_for_last(self) -> None:
         first = make_download(make_transfer(got=1, at=1), make_transfer(50, got=9, at=1))
@@ -267,7 +267,7 @@ class EvidenceTest(unittest.TestCase):
             ("at another address", request, [far, probe()], None),
             ("that is a probe", request, [probe(CURL), probe()], None),
         ]
-        self.check(probed_before, rows)
+        self.check(waiting_at_address, rows)
 
 
 class PlaceTest(unittest.TestCase):
@@ -302,7 +302,7 @@ class PlaceTest(unittest.TestCase):
             ("closed, anywhere", make_transfer(60, 70, version=NEW, form=closed), [here], False),
             ("a suffix", make_transfer(60, version=NEW, form=suffix), [here], False),
             ("from the first byte", make_transfer(0, 10, version=NEW), [here], False),
-            ("validated", make_transfer(21, version=NEW, names_version=True), [here], False),
+            ("validated", make_transfer(21, version=NEW, knows_version=True), [here], False),
             (
                 "closed, anywhere, after it has asked for everything",
                 make_transfer(60, 70, ARIA2, NEW, closed),
@@ -337,10 +337,10 @@ class PlaceTest(unittest.TestCase):
     def test_given_up(self) -> None:
         first, second = make_download(make_transfer(got=9)), delivered(version=NEW)
         other = make_download(make_transfer(got=9, receiver=AWAY))
-        self.assertEqual(given_up([first, other, second]), {first})
-        self.assertEqual(given_up([second, first]), {second})
-        self.assertEqual(given_up([first, probe(CURL, NEW)]), set())
-        self.assertEqual(given_up([first, probe(CURL, NEW, MAX_PROBE / MIB)]), {first})
+        self.assertEqual(find_outdated([first, other, second]), {first})
+        self.assertEqual(find_outdated([second, first]), {second})
+        self.assertEqual(find_outdated([first, probe(CURL, NEW)]), set())
+        self.assertEqual(find_outdated([first, probe(CURL, NEW, PROBE_LIMIT / MIB)]), {first})
 
     def test_is_continued_by(self) -> None:
         moved = OLD._replace(etag='"moved"', file_id=(9, 9))

@@ -10,8 +10,8 @@ from unittest import mock
 
 from httpd_download import (
     MAX_PAUSED,
-    MAX_PROBE,
     PAUSE_AFTER,
+    PROBE_LIMIT,
     RECEIVER_NOTE,
     REPORT_INTERVAL,
     RESET_GRACE,
@@ -334,7 +334,7 @@ class DownloadTest(Case):
         self.reset(self.ask(receiver=ARIA2), 45)
         self.wait()
         self.lines.clear()
-        self.reset(self.ask(receiver=ARIA2), MAX_PROBE / MIB - BYTE)
+        self.reset(self.ask(receiver=ARIA2), PROBE_LIMIT / MIB - BYTE)
         self.wait()
         self.check("200 -")
         self.finish(self.ask(44, receiver=ARIA2, form=RangeForm.CLOSED))
@@ -428,7 +428,7 @@ class VersionTest(Case):
             GROWN,
             [ByteRange(SIZE, GROWN.size, RangeForm.OPEN)],
         )
-        self.assertEqual(self.registry.sizes_of_other_versions(transfer), {SIZE})
+        self.assertEqual(self.registry.sizes_to_digest(transfer), {SIZE})
         self.refuse(409, 100, 105, version=GROWN)
         self.finish(self.ask(100, 105, version=GROWN, digests={SIZE: OLD.end_digest}))
         self.assertIn("delivered. 105.0 MiB in 2 requests", self.lines[-1])

@@ -249,7 +249,7 @@ class Stream:
         registry = world.registry
         registry.add(channel)
         registry.on_input(channel)
-        sizes = registry.sizes_of_other_versions(self.transfer)
+        sizes = registry.sizes_to_digest(self.transfer)
         digests = {each: edition.digest_before(each) for each in sizes}
         world.note(f"{agent}@{person.address} asks {field or 'for everything'}")
         try:
