@@ -1860,11 +1860,17 @@ RESET_ERRNOS = (errno.ECONNRESET, errno.EPIPE)
 NETWORK_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN)
 
 
+def is_tls_error(error: Optional[BaseException]) -> bool:
+    """Return whether OpenSSL has raised *error*. Without TLS its module is not loaded."""
+    module = sys.modules.get("ssl")
+    return module is not None and isinstance(error, module.SSLError)
+
+
 def describe_failure(error: BaseException) -> str:
     """Return in a few words how the disk or the program failed; "" for a failure of the network."""
     if isinstance(error, (ConnectionError, TimeoutError, socket.timeout)):
         return ""
-    if type(error).__module__ == "ssl" or getattr(error, "errno", None) in NETWORK_ERRNOS:
+    if is_tls_error(error) or getattr(error, "errno", None) in NETWORK_ERRNOS:
         return ""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
@@ -2033,8 +2039,12 @@ class Channel:
         return math.ceil(queued * TLS_RECORD / (TLS_RECORD + TLS_OVERHEAD))
 
     def wait_for_input(self, seconds: float) -> bool:
-        """Return whether the receiver has sent something, closed or reset within *seconds*."""
-        return wait_for_socket(self._socket, False, seconds)
+        """Return whether the receiver has sent something, closed or reset within *seconds*. Raise
+        OSError for a reset where it may be all that the system tells."""
+        has_input = wait_for_socket(self._socket, False, seconds)
+        if has_input and not self.reports_acknowledgements:
+            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+        return has_input
 
     def _wait(self, is_output: bool) -> None:
         """Wait until the socket is ready. Raise ConnectionAbortedError after ``abort``."""
@@ -2757,7 +2767,8 @@ def is_continued_by(old: Version, new: Version, digests: Mapping[int, int]) -> b
     """
     if new.etag == old.etag:
         return True
-    if new.file_id is None or digests.get(old.size) != old.end_digest:
+    if old.end_digest == 0 or digests.get(old.size) != old.end_digest:
+        # Another file, an archive, or one that is too small to be worth a digest.
         return False
     if new.size == old.size:
         # FUSE gives an unchanged file another inode when memory is short.
@@ -3926,7 +3937,7 @@ class QuietServer(socketserver.ThreadingTCPServer):
         the registry has logged what there is to say."""
         error = sys.exc_info()[1]
         event = ""
-        if isinstance(error, OSError) and type(error).__module__ == "ssl":
+        if isinstance(error, OSError) and is_tls_error(error):
             reason = describe_tls_failure(error)
             # A client that only looks whether the port is open closes without a word.
             if "EOF" not in reason:
@@ -4525,8 +4536,8 @@ def erasing_sequence(lines: Sequence[str], columns: int) -> str:
 # Knows the options, and leads from there to a server that runs, and to the end of the program.
 #
 # The main thread waits for the end. The server thread makes the server, prints the links, accepts
-# connections, and checks the downloads five times a second. A signal interrupts neither thread: its
-# handler only leaves a note for the main thread.
+# connections, and checks the downloads every CHECK_INTERVAL. A signal interrupts neither thread:
+# its handler only leaves a note for the main thread.
 
 # Below are well-known services; above are the ports that systems give to outgoing connections.
 RANDOM_PORTS = range(20_000, 50_001)
@@ -4787,7 +4798,11 @@ def make_server(
 ) -> QuietServer:
     """Return a server for what *options* name, bound to a port. Raise OSError, or ValueError if two
     names cannot be served together."""
-    excluded = excluded_files(with_program=not options.names)
+    # What is named is meant, so then only files that are written to are excluded.
+    own: List[str] = []
+    if not options.names:
+        own = own_files(options)
+    excluded = excluded_files(own)
     show_progress = functools.partial(terminal.show, [], 0)
     try:
         named = named_offers(options.names, excluded, show_progress)
@@ -4813,17 +4828,20 @@ def make_server(
     return bind_server(listen, options.bind, options.port)
 
 
-def excluded_files(with_program: bool) -> Set[FileId]:
-    """Return the files that are not served: those that stdout and stderr are written to and, if
-    *with_program*, this program itself."""
-    candidates: List[Union[int, str]] = [1, 2]
-    if with_program:
-        # Piped into an interpreter, the program is no file. Imported, it may have been compiled.
-        specification = globals().get("__spec__")
-        for path in (globals().get("__file__"), getattr(specification, "cached", None)):
-            if path:
-                candidates.append(path)
+def own_files(options: argparse.Namespace) -> List[str]:
+    """Return the files of this program, and those with its certificate and its private key."""
+    # Piped into an interpreter, the program is no file. Imported, it may have been compiled.
+    specification = globals().get("__spec__")
+    paths = [globals().get("__file__"), getattr(specification, "cached", None)]
+    paths += [options.tls_cert, options.tls_key]
+    return [path for path in paths if path]
+
+
+def excluded_files(paths: Sequence[str]) -> Set[FileId]:
+    """Return the files that are not served: those that stdout and stderr are written to, and
+    *paths*."""
     excluded = set()
+    candidates: List[Union[int, str]] = [1, 2, *paths]
     for candidate in candidates:
         try:
             status = os.stat(candidate)
@@ -4831,7 +4849,7 @@ def excluded_files(with_program: bool) -> Set[FileId]:
             continue
         # On Windows the numbers of all pipes are 0 and 0.
         if stat.S_ISREG(status.st_mode):
-            excluded.add((status.st_dev, status.st_ino))
+            excluded.add(file_id(status))
     return excluded
 
 
@@ -4943,14 +4961,14 @@ def server_urls(server: QuietServer, options: argparse.Namespace) -> List[str]:
 
 def excluded_names(names: Sequence[str]) -> List[str]:
     """Return those of *names* that are not offered because this program writes to them."""
-    excluded = excluded_files(with_program=False)
+    excluded = excluded_files([])
     found = []
     for name in names:
         try:
             status = os.stat(name)
         except OSError:
             continue
-        if (status.st_dev, status.st_ino) in excluded:
+        if file_id(status) in excluded:
             found.append(name)
     return found
 

@@ -22,7 +22,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from httpd_download import PAUSE_AFTER, QuietServer, Registry, Share, main, named_offers
+from httpd_download import (
+    LINGER_FORMAT,
+    PAUSE_AFTER,
+    QuietServer,
+    Registry,
+    Share,
+    main,
+    named_offers,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "httpd_download.py"
@@ -380,8 +388,25 @@ def deadline(seconds: float = PATIENCE) -> Iterator[None]:
 
 def reset(client: socket.socket) -> None:
     """Close *client* with a reset, as a receiver does whose program was killed."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(LINGER_FORMAT, 1, 0))
     client.close()
+
+
+def can_reset() -> bool:
+    """Return whether ``reset`` reaches the other side as one; under Wine it is a mere end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        client = socket.create_connection(listener.getsockname(), PATIENCE)
+        accepted, _ = listener.accept()
+    with accepted:
+        accepted.settimeout(PATIENCE)
+        reset(client)
+        try:
+            accepted.recv(1)
+        except ConnectionError:
+            return True
+    return False
 
 
 class Screen:

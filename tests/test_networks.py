@@ -46,6 +46,9 @@ class Hosts:
             ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
         ip("netns", "exec", self.server, "true")
+        # Else the system of the client would take the whole file before the program reads it.
+        limits = "echo 4096 131072 1048576 > /proc/sys/net/ipv4/tcp_rmem"
+        ip("netns", "exec", self.client, "sh", "-c", limits)
 
     def set_link(self, state: str) -> None:
         """Set the link "up" or "down"."""
