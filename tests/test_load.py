@@ -463,18 +463,18 @@ class NothingLeft(LoadCase):
         content = self.write("big", 100 * KIB)
         program = self.start_with_64_descriptors()
         address = ("127.0.0.1", program.port())
-        requests = request("/big") * 5 + last_request("/big")
+        requests = request("/big") * 2 + last_request("/big")
         replies: list[bytes] = []
 
         def read(client: socket.socket) -> None:
             with client:
                 replies.append(read_all(client))
 
-        clients = [self.client(address, 32 * KIB, requests) for _ in range(30)]
+        clients = [self.client(address, 32 * KIB, requests) for _ in range(20)]
         readers = [Caller(functools.partial(read, client)) for client in clients]
         for reader in readers:
             reader.wait()
-        self.assertEqual([6] * 30, [reply.count(content) for reply in replies])
+        self.assertEqual([3] * 20, [reply.count(content) for reply in replies])
         self.assert_no_fault(program.err.all())
 
     @unittest.skipUnless(HAS_DEV_FD and resource, "no /dev/fd")
