@@ -106,11 +106,11 @@ if TYPE_CHECKING:
 
 __version__ = "3.0.0"
 
-# The first byte, and one past the last.
+# The offset of the first byte, and the offset behind the last one.
 Span = Tuple[int, int]
 # Device and inode.
 FileId = Tuple[int, int]
-Clock = Callable[[], float]
+Clock = Callable[[], float]  # seconds, monotonic
 
 
 # --- Helpers ----------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def format_size(count: float) -> str:
 
 
 def format_percentage(part: int, whole: int) -> str:
-    """Return the share that *part* is of *whole*, rounded down: "45%". Of nothing it is "0%"."""
+    """Return *part* as a percentage of *whole*, rounded down: "45%"; "0%" if *whole* is 0."""
     if whole == 0:
         return "0%"
     return f"{part * 100 // whole}%"
@@ -159,7 +159,8 @@ def join_limited(items: Sequence[str], limit: int = MAX_LISTED) -> str:
 # promises that only regular files are opened, that opening never blocks, and that every descriptor
 # has an owner whose close() closes it.
 
-# Whether files can be opened relative to an open folder, so that swapping names gains nothing.
+# Whether files can be opened relative to an open folder. Then somebody who replaces a folder by a
+# symlink between two calls achieves nothing.
 HAS_DIR_FD = os.open in os.supports_dir_fd
 # Whether permission bits are real. Windows makes them up, and its os.access knows nothing of
 # access control lists.
@@ -182,12 +183,12 @@ FOLDER_FLAGS = READABLE_FOLDER_FLAGS | getattr(os, "O_PATH", 0)
 RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 
 COPY_LIMIT = 64 * 1024  # bytes: a span up to this long is sent as a copy, not by sendfile
-COPIED_END = 4 * 1024  # bytes at the end of a longer span that are sent as a copy as well
+COPIED_END = 4 * 1024  # bytes at the end of a longer span, copied after a last check of the file
 GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may be growing
 
-KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
-# A name of these characters can be spelled otherwise in upper and lower case only, on any file
-# system.  (FAT ignores dots at the end.)
+ENTRY_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
+# File systems know a name of these characters by no other spelling, apart from its case. (FAT
+# ignores dots at the end of a name.)
 PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
 
 
@@ -209,7 +210,7 @@ Part = Union[bytes, FileSpan]
 class Entry(NamedTuple):
     """One name in a folder."""
 
-    # The way from the root of the walk, with slashes; "" for the root itself.
+    # The path below the root of the walk, with slashes; "" for the root itself.
     path: str
     # "file", "folder" or "symlink"; or why the entry cannot be offered: "hidden", "unreadable",
     # "special" (device, FIFO or socket) or "excluded" (a file that this program writes to).
@@ -224,12 +225,12 @@ class Entry(NamedTuple):
 
 
 def file_id(status: os.stat_result) -> FileId:
-    """Return which file *status* is of."""
+    """Return the device and inode of *status*, which identify a file."""
     return status.st_dev, status.st_ino
 
 
 def as_utf8(name: str) -> str:
-    """Return *name* as it reads where its bytes on the disk are UTF-8, whatever the locale."""
+    """Return *name* decoded as UTF-8 in place of the locale's encoding, if it is valid UTF-8."""
     try:
         return os.fsencode(name).decode("utf-8")
     except UnicodeError:
@@ -245,7 +246,7 @@ def pread(descriptor: int, length: int, start: int) -> bytes:
 
 
 def close_descriptor(descriptor: int) -> None:
-    """Close *descriptor*, which was only read from: an error, as of a dead sshfs, says nothing."""
+    """Close *descriptor*. It was only read from, so an error (a dead sshfs) loses nothing."""
     try:
         os.close(descriptor)
     except OSError:
@@ -262,8 +263,8 @@ def open_regular_file(
     flags = FILE_FLAGS
     if not follow_symlinks:
         flags |= NO_FOLLOW
-    # The first look is before opening, since opening a device may set it going (tapes rewind).
-    # The second one is after it, since the name may have been given to something else meanwhile.
+    # Check before opening, since opening a device may start it (tapes rewind), and again after
+    # opening, since the name may have been given to another file in between.
     ensure_regular(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks), path)
     descriptor = os.open(path, flags, dir_fd=dir_fd)
     try:
@@ -299,14 +300,14 @@ class PinnedFile:
         self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
     ) -> None:
         """Take over *descriptor*, which close() closes."""
-        # -1 once it is closed: nothing can be read by a number that another file may have by then.
+        # -1 once it is closed: by then the number may belong to another file.
         self._descriptor = descriptor
         # What error messages call the file.
         self._label = label
-        # Its size and time when it was pinned.
+        # The size and the modification time of the file when it was pinned.
         self._size = size
         self._mtime_ns = mtime_ns
-        # Whether bytes may be appended: those that were there before are still the same.
+        # Whether appending is allowed. Then a larger file counts as unchanged, whatever its time.
         self._may_grow = may_grow
 
     def fileno(self) -> int:
@@ -355,7 +356,7 @@ class PinnedFile:
         if self._is_unchanged():
             return
         if self._may_grow:
-            # ext4 shows the new time of a growing file about 0.1 ms before the new size.
+            # While a file grows, ext4 shows its new time shortly before its new size.
             for pause in GROWTH_PAUSES:
                 time.sleep(pause)
                 if self._is_unchanged():
@@ -381,8 +382,8 @@ class PinnedFile:
 class Folder:
     """An open folder, reached from its root without following a symlink.
 
-    Where the system has dir_fd, every step starts from an open folder, so that swapping a folder
-    for a symlink meanwhile gains nothing. On Windows, paths are checked before they are used.
+    Where the system has dir_fd, every step starts from an open folder, so that replacing a folder
+    by a symlink in between has no effect. On Windows, paths are checked before they are used.
     Use it in a with statement, or close it.
     """
 
@@ -431,7 +432,7 @@ class Folder:
         self._path = path
 
     def stat(self, name: str) -> os.stat_result:
-        """Return the status of *name*, be it a symlink. Raise OSError."""
+        """Return the status of *name* itself, also if it is a symlink. Raise OSError."""
         path = os.path.join(self._path, name)
         return os.stat(path, dir_fd=self._descriptor, follow_symlinks=False)
 
@@ -501,7 +502,7 @@ class Folder:
 
 
 def list_folder(root: str, path: str, excluded: Collection[FileId]) -> List[Entry]:
-    """Return the entries of the folder *path* below *root*, in the reverse order of their bytes.
+    """Return the entries of the folder *path* below *root*, sorted by bytes, the last one first.
 
     Raise OSError if the folder may not be read.
     """
@@ -521,7 +522,7 @@ def look_at(folder: Folder, name: str, path: str, excluded: Collection[FileId]) 
         return Entry(path, "hidden")
     try:
         status = folder.stat(name)
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "special")
+        kind = ENTRY_KINDS.get(stat.S_IFMT(status.st_mode), "special")
         size = 0
         target = ""
         if has_hidden_attribute(status):
@@ -578,7 +579,7 @@ class Version(NamedTuple):
     # None for an archive, which cannot grow.
     file_id: Optional[FileId] = None
     mtime_ns: int = 0
-    # Of the last bytes, see OfferedFile.digest_before; 0 where it is unknown.
+    # A digest of the last 4 KiB (see OfferedFile.digest_before); 0 where it is unknown.
     end_digest: int = 0
 
 
@@ -593,9 +594,9 @@ class OfferedFile:
         self._file = PinnedFile(
             descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True
         )
-        # Unix seconds, never later than the Date of an answer (RFC 9110, section 8.8.2.1).
+        # Unix seconds. A time in the future counts as now (RFC 9110, section 8.8.2.1).
         self.modified: Optional[int] = min(status.st_mtime_ns // 10**9, int(time.time()))
-        # The tag is strong: another file, another size or another nanosecond makes another tag.
+        # A strong tag: it changes with the inode, the size and the time in nanoseconds.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
         # The state of the file.
         self.version = Version(
@@ -611,12 +612,12 @@ class OfferedFile:
         return self._file.parts(start, stop)
 
     def digest_before(self, stop: int) -> int:
-        """Return a number that stands for the 4 KiB before *stop*; 0 if it is not worth reading.
+        """Return a hash of the 4 KiB before *stop*, valid in this process; 0 if it is not read.
 
         It tells whether a file that is larger now has only grown: another file can have the same
         inode, and a file that was rewritten keeps its own.
         """
-        # Reading takes a tenth of the time in which a small file is sent.
+        # Not worth a read for a small file, whose receiver simply starts over.
         if stop <= COPY_LIMIT:
             return 0
         try:
@@ -712,7 +713,7 @@ def pax_header(member: TarMember) -> bytes:
         records += pax_record(b"path", name)
     if not is_ascii(member.target) or len(target) > NAME_LENGTH:
         records += pax_record(b"linkpath", target)
-    # A number that has a record is 0 in the block.
+    # A number that does not fit is 0 in the block, and has a record.
     if size >= OCTAL_LIMIT:
         records += pax_record(b"size", b"%d" % size)
         size = 0
@@ -786,7 +787,8 @@ def padded(data: bytes) -> bytes:
 
 # A folder as a tar archive: its layout, and what is opened of it for one request.
 
-# No set-id bits. Windows makes the bits up, so there is no write permission for others.
+# Permission bits and the sticky bit, but no set-id bits. Windows makes the bits up, so there nobody
+# but the owner may write.
 TAR_PERMISSIONS = 0o1777 if HAS_PERMISSION_BITS else 0o755
 
 
@@ -816,7 +818,7 @@ class TarArchive:
         self.path = path
         # The members of the archive, in their order: files, folders and symlinks.
         self.entries: List[Entry] = []
-        # Where the header of each member begins and, behind the last one, where the archive ends.
+        # offsets[i] is where the header of entries[i] begins; the last one is the archive's size.
         self.offsets = array("Q", [0])
         # How many of the members are files.
         self.file_count = 0
@@ -902,12 +904,12 @@ class OpenedArchive:
         self.version = archive.version
         # A folder has no time that would tell whether anything in it has changed.
         self.modified: Optional[int] = None
-        # The folder of the file that was opened last: the next file is often beside it.
+        # The folder that was opened last, since the next file is usually in it.
         self._folder: Optional[Folder] = None
         # Its path.
         self._folder_path = ""
-        # The last file that was too large to be copied. It stays open, since the send queue
-        # refers to its pages, and it is checked once more when they have arrived.
+        # The last file that was too large to be copied. It stays open: the send queue refers to its
+        # pages, and Registry.wait_until_ended checks it once more.
         self._large_file: Optional[PinnedFile] = None
 
     def close(self) -> None:
@@ -940,7 +942,7 @@ class OpenedArchive:
             padding = bytes(offsets[index + 1] - padding_offset)
 
             if entry.kind == "file" and entry.size == 0:
-                # Other files are checked when their content is read.
+                # Its content is never read, so check here that it is still empty.
                 self._ensure_still_empty(entry)
             yield cut(header, start - header_offset, stop - header_offset)
             content_start = max(start - content_offset, 0)
@@ -1032,7 +1034,7 @@ class Share:
         excluded: Collection[FileId] = (),
     ) -> None:
         """Offer the files of *folder* or, if it is None, only *named* ones."""
-        # Whose files are offered; None where offers are named.
+        # The folder whose files are offered; None if the offers were named on the command line.
         self._folder: Optional[str] = None
         if folder is not None:
             self._folder = os.path.abspath(folder)
@@ -1330,7 +1332,7 @@ AUTHORITY = rf"(?:\[(?:{IPV6_ADDRESS}|{FUTURE_ADDRESS})\]|{HOST_CHARACTER}+)(?::
 HOST_FIELD = re.compile(rf"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
 # RFC 9112, section 3.2.2: how the target begins if it is a complete URI, as a proxy sends it.
 SCHEME_AND_AUTHORITY = re.compile(rf"https?://{AUTHORITY}", re.ASCII | re.IGNORECASE)
-# The query or the fragment begins behind the path.
+# The first character behind the path: the query or the fragment begins.
 PATH_END = re.compile("[?#]")
 # The path segment "." and the slash before it. At the end of a path it stays: such a path names a
 # folder, which is not found anyway.
@@ -1386,14 +1388,12 @@ class HTTPError(Exception):
         # A sentence for the receiver, sent in the body of the answer; or empty.
         self.detail = detail
         # Further fields of the answer.
-        self.fields: Dict[str, str] = {}
-        if fields is not None:
-            self.fields.update(fields)
+        self.fields: Dict[str, str] = dict(fields or {})
         # The words behind the status code in the answer.
         self.phrase = phrase
         if not phrase:
             self.phrase = http.HTTPStatus(status).phrase
-        # An explanation for the sender, written behind the status in the log; or empty.
+        # An explanation that is written behind the status in the log; or empty.
         self.reason = reason
 
 
@@ -1431,7 +1431,7 @@ def parse_request_head(head: bytes) -> Request:
     if request_line["minor"] == "0":
         version = "HTTP/1.0"
 
-    # The last two of the lines are the empty line, and the empty text behind its line feed.
+    # The last two items are "": the empty line, and what split() returns behind its line feed.
     fields = parse_fields(lines[1:-2])
     check_host(version, fields)
     has_body = announces_body(fields)
@@ -3968,9 +3968,10 @@ def tls_context(certificate: str, key: Optional[str]) -> "ssl.SSLContext":
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     # PyPy, LibreSSL and OpenSSL 1.0.2 have no such option.
     context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
-    for path in filter(None, (certificate, key)):
-        # OpenSSL does not tell which of the two files is missing.
-        open(path, "rb").close()
+    for path in (certificate, key):
+        if path is not None:
+            # OpenSSL does not tell which of the two files is missing.
+            open(path, "rb").close()
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
@@ -4097,14 +4098,14 @@ def base_url(host: str, port: int, scheme: str = "http") -> str:
 # The rows stand below the log. The writer erases them, prints new lines, and draws them again.
 
 MAX_SUBJECT = 1000  # characters of a request that are logged
-MAX_QUEUED = 10_000  # lines that wait for the writer; the log drops the ones that come on top
+MAX_QUEUED = 10_000  # lines that may wait for the writer; further lines of the log are dropped
 WRITE_INTERVAL = 0.05  # seconds between two turns of the writer
 CLOSE_TIMEOUT = 1.0  # seconds that the last lines may take: the program must leave within two
 ERASE_TIMEOUT = 0.5  # seconds that Ctrl-Z waits until the rows are erased
 
 MAX_ROWS = 8  # downloads that are shown
 BAR_WIDTH = 25  # columns of the bar
-MIN_NAME_WIDTH = 8  # columns that a name keeps; where there are fewer, the receivers go
+MIN_NAME_WIDTH = 8  # columns of a name; in a narrower window the receivers are left out
 MAX_TIME_LEFT = 100 * 3600  # seconds; a longer time is a guess that helps nobody
 
 FULL_BLOCK = "\u2588"
@@ -4129,7 +4130,7 @@ ERASE_FROM_LINE_START = "\r\x1b[J"
 
 def escape(text: str) -> str:
     """Return *text*, which comes from a disk or a network, safe to print on one line."""
-    # Printable ASCII, apart from the backslash, is what it seems. Look at everything else.
+    # Printable ASCII except the backslash is safe. Examine all other characters.
     return re.sub(r"[^ -\[\]-~]", escape_match, text)
 
 
@@ -4539,12 +4540,12 @@ def erasing_sequence(lines: Sequence[str], columns: int) -> str:
 # connections, and checks the downloads every CHECK_INTERVAL. A signal interrupts neither thread:
 # its handler only leaves a note for the main thread.
 
-# Below are well-known services; above are the ports that systems give to outgoing connections.
+# Lower ports belong to well-known services, higher ones to outgoing connections.
 RANDOM_PORTS = range(20_000, 50_001)
 PORT_ATTEMPTS = 64  # random ports that are tried
-END_CHECK_INTERVAL = 0.05  # seconds between two looks of the main thread at notes of signals
+END_CHECK_INTERVAL = 0.05  # seconds between two checks of the main thread for a signal
 STACK_SIZE = 256 * 1024  # bytes for each thread, of which it touches only a few
-MAX_DESCRIPTORS = 32_768  # the most that connections are counted from
+MAX_DESCRIPTORS = 32_768  # descriptors that are used at most, even if the limit is higher
 MACOS_MAX_DESCRIPTORS = 10_240  # macOS calls its limit infinite, but grants no more (OPEN_MAX)
 RESERVED_DESCRIPTORS = 24  # standard streams, the listening socket, modules that are being loaded
 DESCRIPTORS_PER_CONNECTION = 4  # its socket, a file, the folder of that file, the file sent before
@@ -4896,8 +4897,8 @@ def bind_server(
         ports = random.sample(RANDOM_PORTS, PORT_ATTEMPTS)
     failure = OSError()
     for host in hosts:
+        address = numeric_address(host)
         for candidate in ports:
-            address = numeric_address(host)
             try:
                 return listen((address[0], candidate, *address[2:]))
             except OSError as error:
@@ -5036,7 +5037,7 @@ class ServerThread(threading.Thread):
         self.failure_status = 1
 
     def run(self) -> None:
-        """Do all this. If it fails, note why."""
+        """Make the server, announce it, and serve. Note in ``failure`` why it ended."""
         try:
             server = make_server(self._options, self._terminal, self._tls)
             announce(server, self._options, self._terminal)
@@ -5065,7 +5066,7 @@ def note_signals(names: Sequence[str], notes: List[int]) -> None:
     """From now on, append the number of each signal in *names* to *notes* when it arrives."""
     for name in names:
         number = getattr(signal, name, None)
-        # Not every system has each of them. Leave those alone that are ignored, as by nohup.
+        # Not every system has each of them. Do not catch a signal that is ignored (nohup).
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: notes.append(number))
 
@@ -5084,7 +5085,7 @@ def wait_for_end(thread: threading.Thread, end_signals: List[int], terminal: Ter
 
 
 def stop_this_process(terminal: Terminal) -> None:
-    """Do what Ctrl-Z does by default, but erase the rows before; return after fg or bg."""
+    """Erase the rows, stop as Ctrl-Z would, and draw the rows again after fg or bg."""
     terminal.suspend()
     handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTSTP)
@@ -5136,7 +5137,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     tls = None
     try:
         if options.tls_cert:
-            # In the main thread, in which Ctrl-C ends the question for the passphrase of the key.
+            # In the main thread, where Ctrl-C works while OpenSSL asks for the passphrase.
             tls = tls_context(options.tls_cert, options.tls_key)
         terminal = Terminal(sys.stdout, sys.stderr)
         thread = ServerThread(options, terminal, tls)
@@ -5147,7 +5148,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     wait_for_end(thread, end_signals, terminal)
     status, lines = finish(thread, options)
     terminal.close(lines)
-    # Not sys.exit: it would wait for streams that take nothing. Other threads may still be busy.
+    # Not sys.exit: it would wait for a blocked stdout, and for threads that are still busy.
     os._exit(status)
 
 
