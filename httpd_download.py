@@ -2200,7 +2200,7 @@ class Channel:
         """End the connection; its own thread, if it waits for the socket, wakes up."""
         self._is_aborted = True
         try:
-            if self.unacknowledged:
+            if self.unacknowledged or not self.reports_acknowledgements:
                 # Let the system drop what the receiver does not take.
                 linger = struct.pack(LINGER_FORMAT, 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -3319,7 +3319,8 @@ class Registry:
         """End a connection that makes no progress."""
         if transfer:
             failure = "nothing was acknowledged"
-            if channel.unacknowledged == 0 and not transfer.is_acknowledged():
+            is_waiting = not transfer.is_acknowledged() and channel.unacknowledged == 0
+            if is_waiting and channel.reports_acknowledgements:
                 failure = "nothing came from the disk"
             self._end(transfer, Outcome.BROKEN, f"{failure} for {self._timeout:g} s")
         channel.abort()
