@@ -12,7 +12,6 @@ import random
 import re
 import select
 import shutil
-import signal
 import socket
 import socketserver
 import ssl
@@ -1098,42 +1097,6 @@ class BadDisks(LoadCase):
                 disk.goes_on.set()
                 reader.wait()
                 self.assertEqual(self.bad, replies[0])
-
-
-@unittest.skipUnless(hasattr(os, "openpty"), "no pseudo-terminals")
-class NobodyReads(LoadCase):
-    """A terminal under Ctrl-S, or a pipe that is full, holds up nothing but itself."""
-
-    COUNT = 50
-
-    def start_unread(self, kind: Callable[[], tuple[int, int]], *arguments: str) -> Program:
-        """Start the program with an stderr that nobody reads, and fill that by long requests."""
-        reader, writer = kind()
-        self.addCleanup(os.close, reader)
-        program = self.start_script(*arguments, stderr=writer, env={"TERM": "xterm"})
-        os.close(writer)
-        # All but one of what -c waits for.
-        connection = http.client.HTTPConnection("127.0.0.1", program.port(), timeout=PATIENCE)
-        with contextlib.closing(connection):
-            for number in range(self.COUNT - 1):
-                connection.request("GET", f"/a.txt?{number}{'x' * 900}")
-                self.assertEqual(b"hello\n", connection.getresponse().read())
-            # The answer tells that the one before has arrived.
-            connection.request("GET", "/none")
-            self.assertEqual(404, connection.getresponse().status)
-        return program
-
-    def test_requests_time_limits_and_the_end_do_not_wait(self) -> None:
-        for kind in (os.pipe, os.openpty):
-            program = self.start_unread(kind, "--timeout", "0.5")
-            address = ("127.0.0.1", program.port())
-            # read_all raises where the time limit does not hold.
-            self.assertEqual(b"", read_all(self.client(address, sends=b"GET /")))
-            program.process.send_signal(signal.SIGINT)
-            self.assertEqual(0, program.process.wait(PATIENCE))
-            program = self.start_unread(kind, "-c", str(self.COUNT))
-            self.assert_program_serves(program)
-            self.assertEqual(0, program.process.wait(PATIENCE))
 
 
 if __name__ == "__main__":
