@@ -63,6 +63,7 @@ import os
 import random
 import re
 import select
+import selectors
 import socket
 import socketserver
 import stat
@@ -73,6 +74,7 @@ import unicodedata
 import urllib.parse
 from array import array
 from collections import Counter, deque
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -1849,6 +1851,8 @@ TLS_OVERHEAD = 22  # bytes that TLS 1.3 adds to a record; TLS 1.2 adds a few mor
 # larger step would look like a stalled receiver.
 SENDFILE_STEP = 1 << 20
 COPY_STEP = 1 << 16  # bytes that are read and sent at a time where sendfile is not used
+# How to wait for a socket. selectors.DefaultSelector would need a descriptor for each wait.
+Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 # Seconds of one wait. Where there is only select (Windows), abort() in another thread ends no wait.
 MAX_WAIT = 60 if hasattr(select, "poll") else 2
 # sendfile fails with these where a file system or a sandbox does not support it. ENOTCONN is the
@@ -1875,48 +1879,47 @@ def describe_failure(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def wait_for_socket(connected: socket.socket, is_output: bool, seconds: float) -> bool:
-    """Wait at most *seconds* until *connected* is writable (if *is_output*) or readable, or has
-    failed. Return whether it is."""
-    if hasattr(select, "poll"):
-        poller = select.poll()
-        poller.register(connected, select.POLLOUT if is_output else select.POLLIN)
-        return bool(poller.poll(seconds * 1000))
-    readers = [] if is_output else [connected]
-    writers = [connected] if is_output else []
-    return any(select.select(readers, writers, [connected], seconds))
+def wait_for_socket(sock: socket.socket, event: int, seconds: float) -> bool:
+    """Wait at most *seconds* until *sock* is ready for EVENT_READ or EVENT_WRITE, or has failed.
+    Return whether it is. Raise OSError if another thread has closed it."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        raise ConnectionAbortedError
+    with Selector() as selector:
+        selector.register(descriptor, event)
+        return bool(selector.select(seconds))
 
 
-def has_peer_left(connected: socket.socket) -> bool:
+def has_peer_left(sock: socket.socket) -> bool:
     """Return whether the receiver has closed its side of the connection, or has reset it; False
     where the system does not tell."""
     if not hasattr(select, "POLLRDHUP"):
         return False
     poller = select.poll()
-    poller.register(connected, select.POLLRDHUP)
+    poller.register(sock, select.POLLRDHUP)
     return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
 
 
-def count_unacknowledged(connected: socket.socket) -> Optional[int]:
+def count_unacknowledged(sock: socket.socket) -> Optional[int]:
     """Return how many bytes wait in the send queue; None where the system does not tell."""
     if sys.platform == "darwin":
-        return connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
+        return sock.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
     if fcntl is None:
         return None
     try:
         # TIOCOUTQ of a terminal is Linux' SIOCOUTQ of a socket. The BSDs answer ENOTTY.
-        queued = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4))
+        queued = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
     except OSError:
         return None
     return int.from_bytes(queued, sys.byteorder)
 
 
-def count_untransmitted(connected: socket.socket) -> Optional[int]:
+def count_untransmitted(sock: socket.socket) -> Optional[int]:
     """Return how many bytes have not left the machine; None where the system does not tell."""
     if fcntl is None:
         return None
     try:
-        queued = fcntl.ioctl(connected, SIOCOUTQNSD, bytes(4))
+        queued = fcntl.ioctl(sock, SIOCOUTQNSD, bytes(4))
     except OSError:
         return None
     return int.from_bytes(queued, sys.byteorder)
@@ -1936,11 +1939,14 @@ def supports_rate_limit() -> bool:
 class Channel:
     """One connected socket and its counts; positions count from the first byte handed over."""
 
-    def __init__(self, connected: socket.socket, clock: Clock = time.monotonic) -> None:
-        connected.setblocking(False)
-        self._socket = connected
+    def __init__(self, sock: socket.socket, clock: Clock = time.monotonic) -> None:
+        """*sock*: a connected socket, which may be one of TLS."""
+        sock.setblocking(False)
+        self._socket = sock
+        # Tells the time in seconds.
         self._clock = clock
-        self._is_tls = hasattr(connected, "do_handshake")
+        # Whether the channel speaks TLS.
+        self._is_tls = hasattr(sock, "do_handshake")
         # What OpenSSL raises when it must wait for input or output. A write may have to wait for
         # input, and a read for output.
         self._tls_wants_input: Tuple[Any, ...] = ()
@@ -1954,7 +1960,7 @@ class Channel:
         self._can_sendfile = hasattr(os, "sendfile") and not self._is_tls
         # Whether the system tells what was acknowledged. Where it does not, a byte counts once it
         # was handed over.
-        self.reports_acknowledgements = count_unacknowledged(connected) is not None
+        self.reports_acknowledgements = count_unacknowledged(sock) is not None
         # The file that sendfile sent last. The send queue refers to its pages, not to a copy: if
         # the file changes now, the receiver gets the changed bytes.
         self.file_in_queue: Optional[PinnedFile] = None
@@ -2041,35 +2047,37 @@ class Channel:
     def wait_for_input(self, seconds: float) -> bool:
         """Return whether the receiver has sent something, closed or reset within *seconds*. Raise
         OSError for a reset where it may be all that the system tells."""
-        has_input = wait_for_socket(self._socket, False, seconds)
+        has_input = wait_for_socket(self._socket, EVENT_READ, seconds)
         if has_input and not self.reports_acknowledgements:
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
         return has_input
 
-    def _wait(self, is_output: bool) -> None:
-        """Wait until the socket is ready. Raise ConnectionAbortedError after ``abort``."""
+    def _wait(self, event: int) -> None:
+        """Wait until the socket is ready for EVENT_READ or EVENT_WRITE. Raise
+        ConnectionAbortedError after ``abort``."""
         is_ready = False
         while not is_ready:
             if self._is_aborted:
                 raise ConnectionAbortedError
-            is_ready = wait_for_socket(self._socket, is_output, MAX_WAIT)
+            is_ready = wait_for_socket(self._socket, event, MAX_WAIT)
 
-    def _repeat(self, call: Callable[[], Any], is_output: bool) -> Any:
-        """Repeat *call* until it does not have to wait; return its result. Raise OSError."""
+    def _repeat(self, call: Callable[[], Any], event: int) -> Any:
+        """Call *call* again after each *event* it has to wait for; return its result. Raise
+        OSError."""
         while True:
             try:
                 return call()
             except BlockingIOError:
-                self._wait(is_output)
+                self._wait(event)
             except self._tls_wants_input:
-                self._wait(False)
+                self._wait(EVENT_READ)
             except self._tls_wants_output:
-                self._wait(True)
+                self._wait(EVENT_WRITE)
 
     def handshake(self) -> None:
         """Begin TLS where the channel is to speak it. Raise OSError."""
         if self._is_tls:
-            self._repeat(self._socket.do_handshake, False)  # type: ignore[attr-defined]
+            self._repeat(self._socket.do_handshake, EVENT_READ)  # type: ignore[attr-defined]
 
     def receive_into(self, buffer: Any) -> int:
         """Fill *buffer* with what the receiver sends next; return how many bytes, 0 at the end.
@@ -2080,7 +2088,7 @@ class Channel:
                 return 0
             return self._socket.recv_into(buffer)
 
-        return int(self._repeat(receive, False))
+        return int(self._repeat(receive, EVENT_READ))
 
     def _is_at_end(self) -> bool:
         """Return whether the receiver has closed; False if there is input. Raise BlockingIOError if
@@ -2104,7 +2112,7 @@ class Channel:
             # Past OpenSSL, for the reason that ``_is_at_end`` gives.
             return socket.socket.recv(self._socket, COPY_STEP)
 
-        while self._repeat(discard, False):
+        while self._repeat(discard, EVENT_READ):
             pass
 
     def send(self, parts: Iterable[Part]) -> None:
@@ -2137,7 +2145,8 @@ class Channel:
         with memoryview(buffer) as view:
             while start < len(view):
                 with view[start : start + step] as data:
-                    sent = self._repeat(functools.partial(self._socket.send, data), True)
+                    send = functools.partial(self._socket.send, data)
+                    sent = self._repeat(send, EVENT_WRITE)
                 self.handed_over += sent
                 start += sent
         buffer.clear()
@@ -2165,7 +2174,7 @@ class Channel:
         try:
             sent = os.sendfile(self._socket.fileno(), file.fileno(), start, length)
         except BlockingIOError:
-            self._wait(True)
+            self._wait(EVENT_WRITE)
             return 0
         except OSError as error:
             if error.errno not in SENDFILE_ERRNOS:
@@ -2177,7 +2186,7 @@ class Channel:
         self.handed_over += sent
         if sent < length and self._can_sendfile:
             # The queue is full.
-            self._wait(True)
+            self._wait(EVENT_WRITE)
         return sent
 
     def limit_rate(self, rate: int) -> None:

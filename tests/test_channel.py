@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
+import selectors
 import socket
 import ssl
 import subprocess
 import threading
-import types
 import unittest
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -351,11 +350,25 @@ class WaitsTest(ChannelCase):
 
     def test_abort_where_shutdown_wakes_no_thread(self) -> None:
         """Windows: no call of another thread ends a wait."""
-        no_poll = types.SimpleNamespace(select=select.select)
         no_wake = mock.patch("socket.socket.shutdown")
         short_waits = mock.patch("httpd_download.MAX_WAIT", 0.05)
-        with no_wake, short_waits, mock.patch("httpd_download.select", no_poll):
+        no_poll = mock.patch("httpd_download.Selector", selectors.SelectSelector)
+        with no_wake, short_waits, no_poll:
             self.check_abort()
+
+    def test_wait_for_closed_channel(self) -> None:
+        """At the end of the program the main thread closes sockets that others still use."""
+        calls = {
+            "receive": lambda channel: channel.receive_into(bytearray(10)),
+            "wait": lambda channel: channel.wait_for_input(0),
+            "send": lambda channel: channel.send([b"x"]),
+            "discard": Channel.discard_input,
+        }
+        for name, call in calls.items():
+            channel, _ = self.channel()
+            channel.close()
+            with self.subTest(name), self.assertRaises(OSError):
+                call(channel)
 
     def test_closed_channel_can_be_asked(self) -> None:
         channel, _ = self.channel()
@@ -365,7 +378,7 @@ class WaitsTest(ChannelCase):
         channel.abort()
 
     def test_without_poll(self) -> None:
-        with mock.patch("httpd_download.select", types.SimpleNamespace(select=select.select)):
+        with mock.patch("httpd_download.Selector", selectors.SelectSelector):
             channel, receiver = self.channel(SMALL_BUFFER)
             sender = self.start_sending(channel, bytes(MIB))
             self.assertEqual(MIB, len(read_exactly(receiver, MIB)))
