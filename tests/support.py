@@ -99,13 +99,7 @@ class Served:
         self.address: tuple[str, int] = ("127.0.0.1", server.server_port)
 
     def connect(self, receive_buffer: int = 0) -> socket.socket:
-        """Return a connected socket; *receive_buffer* bytes hold a receiver to a small window."""
-        client = socket.socket()
-        if receive_buffer:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        client.settimeout(PATIENCE)
-        client.connect(self.address)
-        return client
+        return connect(self.address, receive_buffer)
 
     def fetch(
         self, target: str, headers: dict[str, str] | None = None, method: str = "GET"
@@ -127,6 +121,16 @@ class Served:
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
             return read_all(client)
+
+
+def connect(address: tuple[str, int], receive_buffer: int = 0) -> socket.socket:
+    """Return a connected socket; *receive_buffer* bytes hold a receiver to a small window."""
+    client = socket.socket()
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.settimeout(PATIENCE)
+    client.connect(address)
+    return client
 
 
 def read_all(client: socket.socket) -> bytes:
