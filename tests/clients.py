@@ -1,10 +1,13 @@
-"""Real clients for the tests: how each is called, and a folder in which it keeps what it fetches.
+"""Real clients for the tests: how each is called, a folder in which it keeps what it fetches, and
+two hosts in network namespaces.
 
 The program is a process here, known by its links, its log and its exit status.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -12,7 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 import unittest
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
@@ -35,7 +38,11 @@ ARIA2 = ["aria2c", "--no-conf", "--quiet", "--max-tries=1", "--all-proxy=", "--n
 ARIA2 += ["--dir=.", "--min-split-size=1M", "--file-allocation=none", "--disk-cache=0"]
 ARIA2 += ["--auto-save-interval=1"]
 LFTP = "set net:max-retries 1; set net:timeout 5; set http:use-propfind no;"
+SERVER = "10.213.0.1"  # the addresses of two hosts in network namespaces
+CLIENT = "10.213.0.2"
+OTHER = "10.213.0.3"  # a second address of the client
 RESUME = {"curl": ["-C", "-"], "wget": ["-c"], "wget2": ["-c"], "aria2": ["--continue=true"]}
+_host_numbers = itertools.count()
 
 
 def fetch_command(client: str, link: str, resume: bool = False, rate: int = 0) -> list[str]:
@@ -227,8 +234,22 @@ class FolderExchange(Exchange):
                 self.check(content.read() == offered, f"{name} is another file")
 
 
+class SideBySide(unittest.TestSuite):
+    """Runs its tests at the same time, since they mostly wait for clients with a limited rate."""
+
+    def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
+        suites: Any = self
+        tests = [test for of_one_class in suites for test in of_one_class]
+        with ThreadPoolExecutor(len(tests)) as pool:
+            list(pool.map(lambda test: test(result), tests))
+        return result
+
+
 class ClientCase(ProgramCase):
     """A test with real clients."""
+
+    # Runs the cases of all tests.
+    pool = ThreadPoolExecutor(8)
 
     def exchange(self, *options: str) -> Exchange:
         """Offer a file of SIZE by the program with *options*."""
@@ -236,12 +257,49 @@ class ClientCase(ProgramCase):
         exchange.start(*options)
         return exchange
 
-    def side_by_side(
-        self, check: Callable[..., None], cases: Iterable[Sequence[str]], limit: int = 8
-    ) -> None:
-        """Call *check* with each of *cases*, *limit* at a time, each in a subTest of its own."""
-        with ThreadPoolExecutor(limit) as pool:
-            futures = [(case, pool.submit(check, *case)) for case in cases]
+    def side_by_side(self, check: Callable[..., None], cases: Iterable[Sequence[str]]) -> None:
+        """Call *check* with each of *cases*, some at a time, each in a subTest of its own."""
+        futures = [(case, self.pool.submit(check, *case)) for case in cases]
+        wait([future for _, future in futures])
         for case, future in futures:
             with self.subTest(", ".join(case)):
                 future.result()
+
+
+def ip(*arguments: str) -> None:
+    """Run the command ip. Raise CalledProcessError, with stderr, if it fails."""
+    subprocess.run(["ip", *arguments], check=True, stderr=subprocess.PIPE, timeout=20)
+
+
+class Hosts:
+    """Two network namespaces, "server" and "client", and a link between them."""
+
+    def __init__(self) -> None:
+        prefix = f"httpd-download-{os.getpid()}-{next(_host_numbers)}"
+        self.server = f"{prefix}-server"
+        self.client = f"{prefix}-client"
+
+    def open(self) -> None:
+        """Make the namespaces and the link. Raise CalledProcessError where that is forbidden."""
+        for name in (self.server, self.client):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        link = ["link", "add", "eth0", "netns", self.server]
+        ip(*link, "type", "veth", "peer", "name", "eth0", "netns", self.client)
+        for name, address in ((self.server, SERVER), (self.client, CLIENT), (self.client, OTHER)):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+        ip("netns", "exec", self.server, "true")
+        # Else the system of the client would take the whole file before the program reads it.
+        limits = "echo 4096 131072 1048576 > /proc/sys/net/ipv4/tcp_rmem"
+        ip("netns", "exec", self.client, "sh", "-c", limits)
+
+    def set_link(self, state: str) -> None:
+        """Set the link "up" or "down"."""
+        ip("-n", self.client, "link", "set", "eth0", state)
+
+    def close(self) -> None:
+        """Remove what there is of the namespaces, and with them the link."""
+        for name in (self.server, self.client):
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                ip("netns", "delete", name)

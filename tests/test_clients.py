@@ -1,4 +1,5 @@
-"""Real clients: each fetches a file whole, then broken off and resumed, and gets the very bytes.
+"""Real clients: each fetches a file whole, then broken off and resumed, and gets the very bytes;
+so it does when the link between two hosts goes down (Linux, as root; skipped otherwise).
 
 ``SPLICE_MATRIX=all python3 -m unittest tests.test_clients`` tries every pair of clients with every
 change of the file. Otherwise a sample is tried: another one each time, or that of the number in
@@ -15,24 +16,32 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import unittest
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
 from tests.clients import (
     BROKEN_OFF_AT,
+    CLIENT,
     MIB,
     NEW,
     OLD,
+    OTHER,
+    RATE,
+    SERVER,
     SIZE,
     ClientCase,
     Exchange,
     FolderExchange,
+    Hosts,
+    SideBySide,
     installed,
     needs,
 )
-from tests.support import PATIENCE
+from tests.support import PATIENCE, until
 
 SIZE_TEXT = rf"{SIZE / MIB:.1f} MiB"
 FINISHED = r"req finished\. ([\d.]+) MiB, "
@@ -45,6 +54,11 @@ STOPPED = r"^stopped\. delivered: file\.bin to 127\.0\.0\.1$"
 SEQUENTIAL = ["curl", "wget", "wget2", "lftp"]
 # wget2 has no option that limits the rate, so the program does.
 PROGRAM_OPTIONS = {"wget2": ["--limit-rate", "24m"]}
+
+
+def load_tests(_: Any, tests: unittest.TestSuite, pattern: str | None) -> unittest.TestSuite:
+    """Return the tests of this file, for unittest."""
+    return SideBySide(tests)
 
 
 class WholeTest(ClientCase):
@@ -397,3 +411,73 @@ class SpliceTest(ClientCase):
             )
 
         self.side_by_side(check, list(itertools.product(probes, ("replaced", "unchanged"))))
+
+
+DOWN_TIME = 5  # seconds; retransmissions are several seconds apart by then
+# What happens to the client while the link is down, and the address from which it resumes, if any.
+SECOND_ADDRESSES = {"waits": "", "killed": CLIENT, "killed, then another address": OTHER}
+
+
+class BrokenLinkTest(ClientCase):
+    """Two hosts: the link between them goes down for DOWN_TIME while a client is downloading."""
+
+    # Its cases mostly wait, and take nobody else's place.
+    pool = ThreadPoolExecutor(6)
+
+    def setUp(self) -> None:
+        super().setUp()
+        hosts = Hosts()
+        try:
+            hosts.open()
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = getattr(error, "stderr", None) or error
+            self.skipTest(f"no network namespaces (they need Linux, ip, root): {reason}")
+        finally:
+            hosts.close()
+
+    def test_download_survives_broken_link(self) -> None:
+        clients = installed(["curl", "aria2 -x16"])
+        if not clients:
+            self.skipTest("neither curl nor aria2 is installed")
+        cases = list(itertools.product(clients, SECOND_ADDRESSES))
+        self.side_by_side(self.check, cases)
+
+    def check(self, client: str, behaviour: str) -> None:
+        second_address = SECOND_ADDRESSES[behaviour]
+        hosts = Hosts()
+        self.addCleanup(hosts.close)
+        hosts.open()
+        exchange = Exchange(self)
+        exchange.address = SERVER
+        exchange.program_prefix = ["ip", "netns", "exec", hosts.server, sys.executable]
+        exchange.client_prefix = ["ip", "netns", "exec", hosts.client]
+        exchange.start("-c", "1")
+        process = exchange.begin(client, "--interface", CLIENT, rate=RATE // 2)
+        if client.startswith("aria2"):
+            # Without a note of what it has it would begin again.
+            noted_at = self.control_file_time(exchange)
+            until(lambda: self.control_file_time(exchange) > noted_at, "aria2 notes what it has")
+        hosts.set_link("down")
+        end_of_break = time.monotonic() + DOWN_TIME
+        if second_address:
+            process.kill()
+            process.wait()
+        until(lambda: time.monotonic() > end_of_break, "the link was down long enough")
+        hosts.set_link("up")
+        if second_address:
+            exchange.fetch_whole(client, "--interface", second_address, resume=True)
+        exchange.check(process.wait(PATIENCE) == 0 or bool(second_address), f"{client} failed")
+        exchange.check_received()
+        exchange.check_end()
+        receiver = second_address or CLIENT
+        err = exchange.program.err
+        err.wait_for(rf"^{receiver} .* 20[06] -$")
+        err.wait_for(rf'^{receiver} .*"/file\.bin" delivered\. ')
+        closing_line = f"stopped. delivered: file.bin to {receiver}"
+        exchange.check(err.all()[-1] == closing_line, f'the last line is not "{closing_line}"')
+
+    @staticmethod
+    def control_file_time(exchange: Exchange) -> float:
+        """Return when aria2 last noted what it has; 0 if it never did."""
+        path = exchange.received / f"{exchange.got.name}.aria2"
+        return path.stat().st_mtime if path.exists() else 0
