@@ -714,16 +714,15 @@ class TerminalTest(Case):
     """The program on a terminal of its own, and what is to be seen there."""
 
     BLOCK = choose_block(mock.Mock(encoding="utf-8"))
-    WAITING = r"waiting for a receiver \(Ctrl-C to stop\)"
 
-    def open(self, columns: int, *arguments: str) -> Program:
+    def open(self, columns: int) -> Program:
         self.master, self.slave = os.openpty()
         self.addCleanup(os.close, self.master)
         self.screen = Screen(columns)
         self.written = ""
         self.seen = threading.Condition()
         self.resize(columns)
-        command = [sys.executable, "-IS", "-c", SHELL, str(PROGRAM), "-b", "127.0.0.1", *arguments]
+        command = [sys.executable, "-IS", "-c", SHELL, str(PROGRAM), "-b", "127.0.0.1"]
         streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), self.slave)
         environment = {"TERM": "xterm", "NO_COLOR": "", "PYTHONIOENCODING": "utf-8"}
         program = self.start_command(command, env=environment, start_new_session=True, **streams)
@@ -779,7 +778,7 @@ class TerminalTest(Case):
         self.sparse("中文.iso", 64 * MIB)
         self.write("f")
         program = self.open(100)
-        self.sees(f"===== start logging =====\n{self.WAITING}")
+        self.sees(r"===== start logging =====\nwaiting for a receiver \(Ctrl-C to stop\)")
         begun = self.screen.lines().index("===== start logging =====") + 1
         target = "/%E4%B8%AD%E6%96%87.iso"
         self.begin(self.port, target, 4 * MIB, "curl/8.1")

@@ -784,6 +784,8 @@ class SecretLinks(LoadCase):
             answers |= {answer(method, "/a.txt", field) for field in fields}
             self.assertEqual(1, len(answers), answers)
             self.assertTrue(answers.pop().startswith(b"HTTP/1.1 404 "))
+        advice = b"404 Not Found: ask the sender for the complete link.\n"
+        self.assertEqual(advice, body(answer("GET", "/")))
         self.assertEqual(answer("POST", "/a.txt"), answer("POST", f"/{secret}/a.txt"))
 
     def test_links_of_the_program(self) -> None:
