@@ -44,6 +44,7 @@ from tests.support import (
     read_reply,
     reset,
     skip_head,
+    until,
 )
 
 try:
@@ -620,9 +621,12 @@ class EndTest(Case):
         program = self.start_script()
         program.links()
         self.begin(program.port(), "/big")
-        while program.process.poll() is None:
+
+        def ends() -> bool:
             program.process.send_signal(signal.SIGINT)
-            time.sleep(0.001)
+            return program.process.poll() is not None
+
+        until(ends, "the program ends")
         self.assertEqual(program.wait(), 0)
         self.assertEqual(program.err.all()[1], "stopped. nothing was delivered")
 
