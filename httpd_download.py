@@ -118,7 +118,7 @@ Clock = Callable[[], float]  # seconds, monotonic
 # --- Helpers ----------------------------------------------------------------------------
 # Numbers and lists as a person reads them. Nothing here knows of files or of HTTP.
 
-MAX_LISTED = 8  # items that a list names before it counts the others
+MAX_LISTED = 8  # items, or lines, that are named before the others are only counted
 
 
 def format_size(count: float) -> str:
@@ -161,13 +161,12 @@ def join_limited(items: Sequence[str], limit: int = MAX_LISTED) -> str:
 # promises that only regular files are opened, that opening never blocks, and that every descriptor
 # has an owner whose close() closes it.
 
-# Whether files can be opened relative to an open folder. Then somebody who replaces a folder by a
-# symlink between two calls achieves nothing.
+# Whether files can be opened relative to an open folder. Then a local attacker who replaces a
+# folder by a symlink between two calls achieves nothing.
 HAS_DIR_FD = os.open in os.supports_dir_fd
 # Whether permission bits are real. Windows makes them up, and its os.access knows nothing of
 # access control lists.
 HAS_PERMISSION_BITS = hasattr(os, "getuid")
-
 # Whether there is an attribute that hides files, on Windows and on macOS.
 HAS_HIDDEN_ATTRIBUTE = hasattr(os.stat_result, "st_file_attributes") or hasattr(
     os.stat_result, "st_flags"
@@ -184,11 +183,12 @@ FOLDER_FLAGS = READABLE_FOLDER_FLAGS | getattr(os, "O_PATH", 0)
 # program holds a lease on the file.
 RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 
-COPY_LIMIT = 64 * 1024  # bytes: a span up to this long is sent as a copy, not by sendfile
-COPIED_END = 4 * 1024  # bytes at the end of a longer span, copied after a last check of the file
+# A short span of a file is sent as a copy. A longer one is sent by sendfile, but for its end, which
+# is copied after a last check of the file.
+COPY_LIMIT = 64 * 1024  # bytes of the longest span that is copied
+COPIED_END = 4 * 1024  # bytes at the end of a longer span
 GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may be growing
 
-ENTRY_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 # File systems know a name of these characters by no other spelling, apart from its case. (FAT
 # ignores dots at the end of a name.)
 PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
@@ -209,21 +209,38 @@ class FileSpan(NamedTuple):
 Part = Union[bytes, FileSpan]
 
 
+class EntryKind(enum.Enum):
+    """What a name in a folder is, or why it cannot be offered; the value is what a person reads."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    SYMLINK = "symlink"
+    HIDDEN = "hidden name"
+    UNREADABLE = "unreadable file"
+    # A device, a FIFO or a socket.
+    SPECIAL = "special file"
+    # A file that this program writes to, or its own.
+    EXCLUDED = "server file"
+    # Half of a surrogate pair, which Windows allows in names and no tar can hold.
+    UNENCODABLE = "unencodable name"
+
+
+KINDS_BY_FORMAT = {
+    stat.S_IFREG: EntryKind.FILE,
+    stat.S_IFDIR: EntryKind.FOLDER,
+    stat.S_IFLNK: EntryKind.SYMLINK,
+}
+
+
 class Entry(NamedTuple):
     """One name in a folder."""
 
-    # The path below the root of the walk, with slashes; "" for the root itself.
-    path: str
-    # "file", "folder" or "symlink"; or why the entry cannot be offered: "hidden", "unreadable",
-    # "special" (device, FIFO or socket) or "excluded" (a file that this program writes to).
-    kind: str
-    # Permission bits.
-    mode: int = 0
-    # Bytes of a file; 0 for everything else.
-    size: int = 0
+    path: str  # below the root of the walk, with slashes; "" for the root itself
+    kind: EntryKind
+    mode: int = 0  # permission bits
+    size: int = 0  # bytes of a file; 0 for everything else
     mtime_ns: int = 0
-    # Where a symlink leads.
-    target: str = ""
+    target: str = ""  # where a symlink leads
 
 
 def file_id(status: os.stat_result) -> FileId:
@@ -302,7 +319,7 @@ class PinnedFile:
         self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
     ) -> None:
         """Take over *descriptor*, which close() closes."""
-        # -1 once it is closed: by then the number may belong to another file.
+        # -1 once the file is closed, since another file may get the same number.
         self._descriptor = descriptor
         # What error messages call the file.
         self._label = label
@@ -330,26 +347,23 @@ class PinnedFile:
         if stop - start > COPY_LIMIT:
             yield FileSpan(self, start, stop - COPIED_END)
             start = stop - COPIED_END
-        yield self.read_all(start, stop)
+        yield self.read(start, stop)
 
-    def read_all(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from *start* to *stop*. Raise FileChanged."""
-        pieces = []
-        while start < stop:
-            piece = self.read(start, stop - start)
-            pieces.append(piece)
-            start += len(piece)
-        return b"".join(pieces)
-
-    def read(self, start: int, length: int) -> bytes:
-        """Return at least one and at most *length* bytes from *start*. Raise FileChanged."""
-        try:
-            data = pread(self._descriptor, length, start)
-        except OSError as error:
-            raise FileChanged(f"{self._label}: {error.strerror}") from None
-        # Checked after reading: the file may have changed in between.
+        data = b""
+        while len(data) < stop - start:
+            offset = start + len(data)
+            try:
+                piece = pread(self._descriptor, stop - offset, offset)
+            except OSError as error:
+                raise FileChanged(f"{self._label}: {error.strerror}") from None
+            if not piece:
+                break
+            data += piece
+        # Check after reading: the file may have changed in between.
         self.ensure_unchanged()
-        if not data:
+        if len(data) < stop - start:
             raise FileChanged(f"{self._label} ends too early")
         return data
 
@@ -368,7 +382,8 @@ class PinnedFile:
     def _is_unchanged(self) -> bool:
         """Return whether the file is what it was, or has only grown where that is allowed.
 
-        Raise FileChanged if it became shorter, or if its disk does not answer.
+        Raise FileChanged where a later look could not be better: the file became shorter, or its
+        disk does not answer.
         """
         try:
             status = os.fstat(self._descriptor)
@@ -391,9 +406,10 @@ class Folder:
 
     def __init__(self, root: str, path: str = "") -> None:
         """Open the folder *path*, of names separated by slashes, below *root*. Raise OSError."""
-        # The open folder, where the system has dir_fd.
+        # The open folder; None where the system has no dir_fd, and after close().
         self._descriptor: Optional[int] = None
-        # The path that stands before every name: empty where the system has dir_fd.
+        # The real path of the folder where the system has no dir_fd, else empty. It stands before
+        # every name.
         self._path = ""
         # What error messages call the folder.
         self._label = os.path.join(root, path)
@@ -429,6 +445,7 @@ class Folder:
             self._descriptor = inner
             return
         path = os.path.join(self._path, name)
+        # The path before the name is a real one, so a difference means that the name is a symlink.
         if os.path.realpath(path) != path:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         self._path = path
@@ -438,7 +455,7 @@ class Folder:
         path = os.path.join(self._path, name)
         return os.stat(path, dir_fd=self._descriptor, follow_symlinks=False)
 
-    def open(self, name: str) -> Tuple[int, os.stat_result]:
+    def open_file(self, name: str) -> Tuple[int, os.stat_result]:
         """Return a descriptor of the regular file *name*, and its status. Raise OSError."""
         path = os.path.join(self._path, name)
         return open_regular_file(path, self._descriptor, follow_symlinks=False)
@@ -449,7 +466,7 @@ class Folder:
             path = os.path.join(self._path, name)
             return os.access(path, os.R_OK, dir_fd=self._descriptor)
         try:
-            descriptor, _ = self.open(name)
+            descriptor, _ = self.open_file(name)
         except OSError:
             return False
         close_descriptor(descriptor)
@@ -486,7 +503,8 @@ class Folder:
             raise FileNotFoundError(errno.ENOENT, "not listed", name)
 
     def _may_have_other_spellings(self, name: str) -> bool:
-        """Return whether the listing must be asked for *name*, which takes long in a large folder.
+        """Return whether *name* may be another spelling of a listed name. If not, there is no need
+        to search the listing, which takes long in a large folder.
 
         A name of plain characters can differ from the listed one in case alone. That is ruled out
         if the same name with upper and lower case exchanged does not exist.
@@ -504,7 +522,8 @@ class Folder:
 
 
 def list_folder(root: str, path: str, excluded: Collection[FileId]) -> List[Entry]:
-    """Return the entries of the folder *path* below *root*, sorted by bytes, the last one first.
+    """Return the entries of the folder *path* below *root*, the last one first, in the order of the
+    bytes of their names.
 
     Raise OSError if the folder may not be read.
     """
@@ -514,33 +533,34 @@ def list_folder(root: str, path: str, excluded: Collection[FileId]) -> List[Entr
             entry_path = name
             if path:
                 entry_path = f"{path}/{name}"
-            entries.append(look_at(folder, name, entry_path, excluded))
+            entries.append(make_entry(folder, name, entry_path, excluded))
     return entries
 
 
-def look_at(folder: Folder, name: str, path: str, excluded: Collection[FileId]) -> Entry:
-    """Return the entry of *name* in *folder*, which is *path* from the root of the walk."""
+def make_entry(folder: Folder, name: str, path: str, excluded: Collection[FileId]) -> Entry:
+    """Return the entry of *name* in *folder*; *path*: its path below the root of the walk."""
     if name.startswith("."):
-        return Entry(path, "hidden")
+        return Entry(path, EntryKind.HIDDEN)
+    size = 0
+    target = ""
     try:
         status = folder.stat(name)
-        kind = ENTRY_KINDS.get(stat.S_IFMT(status.st_mode), "special")
-        size = 0
-        target = ""
         if has_hidden_attribute(status):
-            return Entry(path, "hidden")
-        if kind == "file":
+            return Entry(path, EntryKind.HIDDEN)
+        kind = KINDS_BY_FORMAT.get(stat.S_IFMT(status.st_mode), EntryKind.SPECIAL)
+        if kind is EntryKind.FILE:
             size = status.st_size
             # Only regular files are excluded: on Windows (0, 0) is the identity of every pipe.
             if file_id(status) in excluded:
-                return Entry(path, "excluded")
+                return Entry(path, EntryKind.EXCLUDED)
             if not folder.can_read(name):
-                return Entry(path, "unreadable")
-        elif kind == "symlink":
+                return Entry(path, EntryKind.UNREADABLE)
+        elif kind is EntryKind.SYMLINK:
             target = folder.read_link(name)
     except OSError:
-        return Entry(path, "unreadable")
-    return Entry(path, kind, stat.S_IMODE(status.st_mode), size, status.st_mtime_ns, target)
+        return Entry(path, EntryKind.UNREADABLE)
+    mode = stat.S_IMODE(status.st_mode)
+    return Entry(path, kind, mode, size, status.st_mtime_ns, target)
 
 
 def walk(root: str, is_recursive: bool, excluded: Collection[FileId]) -> Iterator[Entry]:
@@ -550,26 +570,42 @@ def walk(root: str, is_recursive: bool, excluded: Collection[FileId]) -> Iterato
     Raise OSError if *root* cannot be read; a sub-folder that cannot be read is "unreadable".
     """
     status = os.stat(root)
-    yield Entry("", "folder", stat.S_IMODE(status.st_mode), 0, status.st_mtime_ns)
+    mode = stat.S_IMODE(status.st_mode)
+    yield Entry("", EntryKind.FOLDER, mode, mtime_ns=status.st_mtime_ns)
     # Entries that are still to be yielded, the next one last.
-    waiting = list_folder(root, "", excluded)
-    while waiting:
-        entry = waiting.pop()
-        if is_recursive and entry.kind == "folder":
+    pending = list_folder(root, "", excluded)
+    while pending:
+        entry = pending.pop()
+        if is_recursive and entry.kind is EntryKind.FOLDER:
             try:
-                waiting += list_folder(root, entry.path, excluded)
+                pending += list_folder(root, entry.path, excluded)
             except OSError:
-                entry = Entry(entry.path, "unreadable")
+                entry = Entry(entry.path, EntryKind.UNREADABLE)
         yield entry
+
+
+def describe_left_out(paths_by_kind: Mapping[EntryKind, Sequence[str]]) -> str:
+    """Return how many names in a folder are left out, by kind: "3 folders (name them, or use -r), 2
+    unreadable files (a.key, b.key)"; "" if there are none."""
+    texts = []
+    for kind in EntryKind:
+        paths = paths_by_kind.get(kind, ())
+        if not paths:
+            continue
+        details = f" ({join_limited(paths)})"
+        if kind is EntryKind.FOLDER:
+            details = " (name them, or use -r)"
+        elif kind is EntryKind.HIDDEN:
+            details = ""
+        texts.append(pluralize(len(paths), kind.value) + details)
+    return ", ".join(texts)
 
 
 # --- Offers -----------------------------------------------------------------------------
 # An offer is what one link stands for: a file, or a folder as a tar archive. A Share turns the
 # path of a request into an offer, and is the only way to one. Promises: nothing is opened that the
-# person at the terminal did not offer, and any span of an offer is of the one state that the entity
-# tag of its version names. The caller of Share.open closes the offer.
-
-NOT_OFFERABLE = "neither a regular file of a known size nor a folder"
+# person at the terminal did not offer, and all bytes that are sent belong to the version whose
+# entity tag was sent. The caller of Share.open closes the offer.
 
 
 class Version(NamedTuple):
@@ -581,12 +617,15 @@ class Version(NamedTuple):
     # None for an archive, which cannot grow.
     file_id: Optional[FileId] = None
     mtime_ns: int = 0
-    # A digest of the last 4 KiB (see OfferedFile.digest_before); 0 where it is unknown.
+    # A hash of the last 4 KiB (see OfferedFile.digest_before); 0 where it is unknown.
     end_digest: int = 0
+
+    def is_same(self, other: "Version") -> bool:
+        return self.etag == other.etag
 
 
 class OfferedFile:
-    """A file as it was when it was opened: for one request, or for one look."""
+    """A file as it was when it was opened for a request."""
 
     def __init__(self, name: str, descriptor: int, status: os.stat_result) -> None:
         """Take over *descriptor*, of a regular file that has this *status*."""
@@ -598,7 +637,7 @@ class OfferedFile:
         )
         # Unix seconds. A time in the future counts as now (RFC 9110, section 8.8.2.1).
         self.modified: Optional[int] = min(status.st_mtime_ns // 10**9, int(time.time()))
-        # A strong tag: it changes with the inode, the size and the time in nanoseconds.
+        # A strong tag: it changes with the inode, the size or the time in nanoseconds.
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
         # The state of the file.
         self.version = Version(
@@ -640,7 +679,7 @@ NAME_LENGTH = 100  # bytes of a name, or of a symlink's target, that a header bl
 OCTAL_LIMIT = 8**11  # sizes and times from here on do not fit into their fields as octal digits
 GNU_MAGIC = b"ustar  \0"
 PAX_MAGIC = b"ustar\x0000"
-TAR_TYPES = {"file": b"0", "symlink": b"2", "folder": b"5"}
+TAR_TYPES = {EntryKind.FILE: b"0", EntryKind.SYMLINK: b"2", EntryKind.FOLDER: b"5"}
 
 
 class TarMember(NamedTuple):
@@ -659,24 +698,15 @@ class TarMember(NamedTuple):
 
 def tar_header(member: TarMember) -> bytes:
     """Return the blocks before the content of *member*, whose texts must be encodable."""
-    if is_ascii(member.name) and is_ascii(member.target):
+    if can_encode(member.name + member.target, "ascii"):
         # busybox reads sizes over 8 GiB and times before 1970 only in GNU's format.
         return gnu_header(member)
     return pax_header(member)
 
 
-def is_encodable(text: str) -> bool:
-    """Return whether a tar can hold *text*. Windows allows half of a surrogate pair in names."""
+def can_encode(text: str, encoding: str, errors: str = "strict") -> bool:
     try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_ascii(text: str) -> bool:
-    try:
-        text.encode("ascii")
+        text.encode(encoding, errors)
     except UnicodeEncodeError:
         return False
     return True
@@ -709,13 +739,13 @@ def pax_header(member: TarMember) -> bytes:
     size = member.size
     mtime = member.mtime
     records = b""
-    if not (is_utf8(name) and is_utf8(target)):
+    if not can_encode(member.name + member.target, "utf-8"):
         records += pax_record(b"hdrcharset", b"BINARY")
-    if not is_ascii(member.name) or len(name) > NAME_LENGTH:
+    if not can_encode(member.name, "ascii") or len(name) > NAME_LENGTH:
         records += pax_record(b"path", name)
-    if not is_ascii(member.target) or len(target) > NAME_LENGTH:
+    if not can_encode(member.target, "ascii") or len(target) > NAME_LENGTH:
         records += pax_record(b"linkpath", target)
-    # A number that does not fit is 0 in the block, and has a record.
+    # A number that does not fit into its field of the block has a record, and is 0 in the block.
     if size >= OCTAL_LIMIT:
         records += pax_record(b"size", b"%d" % size)
         size = 0
@@ -734,18 +764,10 @@ def pax_record(keyword: bytes, value: bytes) -> bytes:
     """Return one record: its own length in decimal digits, a blank, and "keyword=value"."""
     text = b" %b=%b\n" % (keyword, value)
     length = len(text)
-    # The length counts its own digits, so it may need one more digit once it is written down.
+    # The length counts its own digits: 97 characters need "99", and 98 need "101".
     while length != len(text) + len(str(length)):
         length = len(text) + len(str(length))
     return b"%d%b" % (length, text)
-
-
-def is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def tar_block(
@@ -758,7 +780,7 @@ def tar_block(
     target: bytes = b"",
 ) -> bytes:
     """Return one header block, without an owner. A name or target that is too long is cut."""
-    before = b"%b%07o\0%07o\0%07o\0%b%b" % (
+    before_checksum = b"%b%07o\0%07o\0%07o\0%b%b" % (
         name[:NAME_LENGTH].ljust(NAME_LENGTH, b"\0"),
         mode,
         0,  # the user
@@ -766,10 +788,10 @@ def tar_block(
         tar_number(size),
         tar_number(mtime),
     )
-    behind = member_type + target[:NAME_LENGTH].ljust(NAME_LENGTH, b"\0") + magic
+    after_checksum = member_type + target[:NAME_LENGTH].ljust(NAME_LENGTH, b"\0") + magic
     # The eight bytes of the checksum itself count as blanks.
-    checksum = sum(before) + 8 * ord(" ") + sum(behind)
-    return (b"%b%06o\0 %b" % (before, checksum, behind)).ljust(BLOCK, b"\0")
+    checksum = sum(before_checksum) + 8 * ord(" ") + sum(after_checksum)
+    return (b"%b%06o\0 %b" % (before_checksum, checksum, after_checksum)).ljust(BLOCK, b"\0")
 
 
 def tar_number(number: int) -> bytes:
@@ -784,7 +806,13 @@ def tar_number(number: int) -> bytes:
 
 def padded(data: bytes) -> bytes:
     """Return *data* with zeros up to the end of its last block."""
-    return data + bytes(-len(data) % BLOCK)
+    return data.ljust(round_up(len(data)), b"\0")
+
+
+def round_up(size: int) -> int:
+    """Return how many bytes the blocks have that hold *size* bytes."""
+    blocks = (size + BLOCK - 1) // BLOCK
+    return blocks * BLOCK
 
 
 # A folder as a tar archive: its layout, and what is opened of it for one request.
@@ -806,11 +834,11 @@ class TarArchive:
         path: str,
         folder_name: str,
         excluded: Collection[FileId],
-        progress: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         """Lay out the folder *path*. Raise OSError if it cannot be read.
 
-        *progress* is called for each entry, with a text.
+        *report* is called for each entry, with a text that tells the progress.
         """
         # What the link calls the archive.
         self.name = f"{folder_name}.tar"
@@ -824,39 +852,38 @@ class TarArchive:
         self.offsets = array("Q", [0])
         # How many of the members are files.
         self.file_count = 0
-        # Paths of entries that are not in the archive, by the reason.
-        left_out: Dict[str, List[str]] = {}
+        # The paths of what is in the folder and not in the archive, by kind.
+        self.left_out: Dict[EntryKind, List[str]] = {}
         layout_hash = hashlib.sha256()
         for entry in walk(path, True, excluded):
-            if entry.kind not in TAR_TYPES:
-                left_out.setdefault(entry.kind, []).append(entry.path)
-            elif not is_encodable(entry.path + entry.target):
-                left_out.setdefault("impossible", []).append(entry.path)
-            else:
-                # A header has whole seconds only, but any change of time makes another version.
-                layout_hash.update(self._append(entry) + b"%d" % entry.mtime_ns)
-                progress(f"reading {folder_name}: {len(self.entries):,} entries")
+            kind = entry.kind
+            if not can_encode(entry.path + entry.target, "utf-8", "surrogateescape"):
+                kind = EntryKind.UNENCODABLE
+            if kind not in TAR_TYPES:
+                self.left_out.setdefault(kind, []).append(entry.path)
+                continue
+            header = self._append(entry)
+            # A header has whole seconds only, but any change of time makes another version.
+            layout_hash.update(header + b"%d" % entry.mtime_ns)
+            report(f"reading {folder_name}: {len(self.entries):,} entries")
         # An archive ends with two blocks of zeros.
         self.offsets[-1] += 2 * BLOCK
-        # What the archive lacks, as the person at the terminal is told.
-        self.left_out = describe_left_out(left_out)
         # The state of the folder when it was read.
         self.version = Version(f'"{layout_hash.hexdigest()[:32]}"', self.offsets[-1])
 
     def _append(self, entry: Entry) -> bytes:
         """Add *entry* to the layout, and return its header."""
         header = self.header(entry)
-        end = self.offsets[-1] + len(header) + entry.size
         self.entries.append(entry)
-        self.offsets.append(end + -end % BLOCK)
-        if entry.kind == "file":
+        self.offsets.append(round_up(self.offsets[-1] + len(header) + entry.size))
+        if entry.kind is EntryKind.FILE:
             self.file_count += 1
         return header
 
     def header(self, entry: Entry) -> bytes:
         """Return the blocks before the content of *entry*."""
         name = f"{self.folder_name}/{entry.path}"
-        if entry.kind == "folder" and entry.path:
+        if entry.kind is EntryKind.FOLDER and entry.path:
             name += "/"
         member = TarMember(
             as_utf8(name),
@@ -867,31 +894,6 @@ class TarArchive:
             as_utf8(entry.target),
         )
         return tar_header(member)
-
-    def open(self) -> "OpenedArchive":
-        """Return the archive for one request. The caller closes it."""
-        return OpenedArchive(self)
-
-
-def describe_left_out(paths_by_kind: Mapping[str, Sequence[str]]) -> str:
-    """Return what an archive lacks: "2 hidden, 1 unreadable (a.key)"."""
-    descriptions = {
-        "hidden": "hidden",
-        "unreadable": "unreadable",
-        "special": "special",
-        "excluded": "written to by this program",
-        "impossible": "with a name that no tar can hold",
-    }
-    found = []
-    for kind, description in descriptions.items():
-        paths = paths_by_kind.get(kind, ())
-        if not paths:
-            continue
-        text = f"{len(paths):,} {description}"
-        if kind == "unreadable":
-            text += f" ({join_limited(paths, 3)})"
-        found.append(text)
-    return ", ".join(found)
 
 
 class OpenedArchive:
@@ -906,9 +908,8 @@ class OpenedArchive:
         self.version = archive.version
         # A folder has no time that would tell whether anything in it has changed.
         self.modified: Optional[int] = None
-        # The folder that was opened last, since the next file is usually in it.
+        # The folder that was opened last, since the next file is usually in it, and its path.
         self._folder: Optional[Folder] = None
-        # Its path.
         self._folder_path = ""
         # The last file that was too large to be copied. It stays open: the send queue refers to its
         # pages, and Registry.wait_until_ended checks it once more.
@@ -933,6 +934,7 @@ class OpenedArchive:
         """
         entries = self._archive.entries
         offsets = self._archive.offsets
+        # The members that have bytes between *start* and *stop*.
         first = bisect.bisect_right(offsets, start) - 1
         end = bisect.bisect_left(offsets, stop)
         for index in range(first, end):
@@ -943,9 +945,9 @@ class OpenedArchive:
             padding_offset = content_offset + entry.size
             padding = bytes(offsets[index + 1] - padding_offset)
 
-            if entry.kind == "file" and entry.size == 0:
-                # Its content is never read, so check here that it is still empty.
-                self._ensure_still_empty(entry)
+            if entry.kind is EntryKind.FILE and entry.size == 0:
+                # This yields b"", but it checks that the file is still empty.
+                yield from self._content(entry, 0, 0)
             yield cut(header, start - header_offset, stop - header_offset)
             content_start = max(start - content_offset, 0)
             content_stop = min(stop - content_offset, entry.size)
@@ -963,25 +965,17 @@ class OpenedArchive:
             yield from file.parts(start, stop)
             return
         try:
-            data = file.read_all(start, stop)
+            data = file.read(start, stop)
         finally:
             file.close()
         yield data
-
-    def _ensure_still_empty(self, entry: Entry) -> None:
-        """Raise FileChanged unless the file is there, and empty."""
-        file = self._open_file(entry)
-        try:
-            file.ensure_unchanged()
-        finally:
-            file.close()
 
     def _open_file(self, entry: Entry) -> PinnedFile:
         """Return the file, which the caller closes. Raise FileChanged if it cannot be opened."""
         folder_path, _, name = entry.path.rpartition("/")
         label = f"{self._archive.folder_name}/{entry.path}"
         try:
-            descriptor, _status = self._open_folder(folder_path).open(name)
+            descriptor, _ = self._open_folder(folder_path).open_file(name)
         except OSError as error:
             raise FileChanged(f"{label}: {error.strerror}") from None
         return PinnedFile(descriptor, label, entry.size, entry.mtime_ns)
@@ -1020,8 +1014,14 @@ class Listed(NamedTuple):
 
     name: str
     size: int
-    # None for a file.
-    archive: Optional[TarArchive]
+    archive: Optional[TarArchive]  # None for a file
+
+
+class Survey(NamedTuple):
+    """What a share offers, and what else a person can see in its folder."""
+
+    listed: List[Listed]  # in order
+    left_out: Dict[EntryKind, List[str]]  # the paths that are not offered, by kind
 
 
 class Share:
@@ -1054,6 +1054,7 @@ class Share:
         path = f"/{name}"
         if self._prefix:
             path = f"/{self._prefix}{path}"
+        # Quote the bytes of the name on the disk, which need not be UTF-8.
         return urllib.parse.quote(os.fsencode(path))
 
     def open(self, path: str) -> Optional[Offer]:
@@ -1063,10 +1064,11 @@ class Share:
         Raise OSError only if the system is out of resources: a 404 would be a lie.
         """
         raw_path = path.encode("utf-8", "surrogateescape")
+        # Nothing stands before the first slash.
         raw_components = raw_path.split(b"/")[1:]
         components = [urllib.parse.unquote_to_bytes(component) for component in raw_components]
         if self._prefix:
-            prefix = components.pop(0)
+            prefix, *components = components
             if not hmac.compare_digest(prefix, os.fsencode(self._prefix)):
                 return None
         try:
@@ -1079,46 +1081,32 @@ class Share:
             pass
         return None
 
-    def listed(self) -> Iterator[Listed]:
-        """Yield all that is offered, in order.
-
-        Raise OSError if the folder cannot be read, or if the system is out of resources.
-        """
+    def survey(self) -> Survey:
+        """Return what is offered and what is not. Raise OSError if the folder cannot be read, or if
+        the system is out of resources."""
+        survey = Survey([], {})
         for name, source in self._named.items():
             if isinstance(source, TarArchive):
-                yield Listed(name, source.version.size, source)
-            else:
-                size = self._size_of([name])
-                if size is not None:
-                    yield Listed(name, size, None)
-        for entry in self._entries():
-            if entry.kind in ("file", "symlink"):
+                survey.listed.append(Listed(name, source.version.size, source))
+                continue
+            size = self._size_of([name])
+            if size is not None:
+                survey.listed.append(Listed(name, size, None))
+        if self._folder is None:
+            return survey
+        for entry in walk(self._folder, self._is_recursive, self._excluded):
+            size = None
+            if entry.kind in (EntryKind.FILE, EntryKind.SYMLINK):
                 size = self._size_of(entry.path.split("/"))
-                if size is not None:
-                    yield Listed(entry.path, size, None)
-
-    def left_out(self) -> Dict[str, List[str]]:
-        """Return the paths of all that can be seen in the folder and is not offered, by the kind:
-        "folder", "unreadable", "symlink", "special" or "excluded". Raise OSError.
-        """
-        found: Dict[str, List[str]] = {}
-        for entry in self._entries():
-            kind = entry.kind
-            is_offered = False
-            if kind in ("file", "symlink"):
-                is_offered = self._size_of(entry.path.split("/")) is not None
-            elif kind == "folder":
-                is_offered = self._is_recursive
-            if kind != "hidden" and not is_offered:
-                found.setdefault(kind, []).append(entry.path)
-        return found
-
-    def _entries(self) -> Iterator[Entry]:
-        """Yield what is in the folder, and below it if that is offered too. Raise OSError."""
-        if self._folder is not None:
-            for entry in walk(self._folder, self._is_recursive, self._excluded):
-                if entry.path:
-                    yield entry
+            is_offered_folder = entry.path == "" or self._is_recursive
+            if size is not None:
+                survey.listed.append(Listed(entry.path, size, None))
+            elif entry.kind is EntryKind.FOLDER and is_offered_folder:
+                # Its files are offered, not the folder itself.
+                continue
+            elif entry.kind is not EntryKind.HIDDEN:
+                survey.left_out.setdefault(entry.kind, []).append(entry.path)
+        return survey
 
     def _size_of(self, components: Sequence[str]) -> Optional[int]:
         """Return the size of a file; None if it is not offered, or cannot be opened just now.
@@ -1128,7 +1116,7 @@ class Share:
         try:
             descriptor, status = self._open_file(components)
         except BlockingIOError:
-            # Another program has a lease on the file.
+            # Another program has a lease on this one file.
             return None
         except OSError as error:
             if error.errno in RESOURCE_ERRNOS:
@@ -1142,7 +1130,7 @@ class Share:
         name = "/".join(components)
         source = self._named.get(name)
         if isinstance(source, TarArchive):
-            return source.open()
+            return OpenedArchive(source)
         descriptor, status = self._open_file(components)
         return OfferedFile(name, descriptor, status)
 
@@ -1159,55 +1147,41 @@ class Share:
         if len(components) > 1 and not self._is_recursive:
             raise not_offered()
         try:
-            descriptor, status = self._open_in_folder(self._folder, components)
+            descriptor, status = open_visible_file(self._folder, components)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            target = self._resolve(self._folder, components)
-            descriptor, status = self._open_in_folder(self._folder, target)
+            target = resolve_symlinks(self._folder, components)
+            descriptor, status = open_visible_file(self._folder, target)
         if file_id(status) in self._excluded:
             close_descriptor(descriptor)
             raise not_offered()
         return descriptor, status
 
-    @staticmethod
-    def _open_in_folder(root: str, components: Sequence[str]) -> Tuple[int, os.stat_result]:
-        """Return a descriptor of a visible file below *root*, and its status; follow no symlink.
-
-        Raise OSError; with ELOOP if the file, or a folder on the way, is a symlink.
-        """
-        if not all(may_be_offered(component) for component in components):
-            raise not_offered()
-        *folders, name = components
-        with Folder(root) as folder:
-            for component in folders:
-                folder.ensure_visible(component)
-                folder.enter(component)
-            opened = folder.open(name)
-            try:
-                folder.ensure_visible(name)
-            except BaseException:
-                close_descriptor(opened[0])
-                raise
-            return opened
-
-    @staticmethod
-    def _resolve(root: str, components: Sequence[str]) -> List[str]:
-        """Return where a symlink leads: the path below *root*, free of symlinks.
-
-        The first component is ".." if that is outside of *root*. Raise OSError if it is nowhere,
-        and ValueError if it is on another drive.
-        """
-        path = os.path.join(root, *components)
-        # A loop, or more than some 40 symlinks in a row, is an error here; realpath, which follows
-        # any number of them, would take long.
-        os.stat(path)
-        relative = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
-        return relative.split(os.sep)
-
 
 def not_offered() -> OSError:
     return FileNotFoundError(errno.ENOENT, "not offered")
+
+
+def open_visible_file(root: str, components: Sequence[str]) -> Tuple[int, os.stat_result]:
+    """Return a descriptor of a visible file below *root*, and its status; follow no symlink.
+
+    Raise OSError; with ELOOP if the file, or a folder on the way, is a symlink.
+    """
+    if not all(may_be_offered(component) for component in components):
+        raise not_offered()
+    *folders, name = components
+    with Folder(root) as folder:
+        for component in folders:
+            folder.ensure_visible(component)
+            folder.enter(component)
+        descriptor, status = folder.open_file(name)
+        try:
+            folder.ensure_visible(name)
+        except BaseException:
+            close_descriptor(descriptor)
+            raise
+        return descriptor, status
 
 
 def may_be_offered(component: str) -> bool:
@@ -1224,23 +1198,40 @@ def may_be_offered(component: str) -> bool:
     return True
 
 
+def resolve_symlinks(root: str, components: Sequence[str]) -> List[str]:
+    """Return the path below *root*, free of symlinks, that *components* lead to.
+
+    Its first component is ".." if it is outside of *root*. Raise OSError if nothing is there, and
+    ValueError if it is on another drive.
+    """
+    path = os.path.join(root, *components)
+    # A loop, or more than some 40 symlinks in a row, is an error here; realpath, which follows
+    # any number of them, would take long.
+    os.stat(path)
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+    return relative.split(os.sep)
+
+
 # Offers that are named on the command line.
 
 
 def named_offers(
-    paths: Iterable[str], excluded: Collection[FileId], progress: Callable[[str], None]
+    paths: Iterable[str], excluded: Collection[FileId], report: Callable[[str], None]
 ) -> Dict[str, Union[str, TarArchive]]:
     """Return the paths of files, and archives of folders, by the names of their links.
 
     Files that are *excluded* are passed over. Raise OSError with all paths that cannot be offered,
-    and ValueError if two would have one name.
+    and ValueError if two would have one name. *report*: see TarArchive.
     """
     paths_by_name: Dict[str, str] = {}
     paths_by_failure: Dict[str, List[str]] = {}
     for path in paths:
-        name = offer_name(path)
+        name = base_name(path)
+        if os.path.isdir(path):
+            name += ".tar"
         try:
             ensure_offerable(path)
+            # The same file may be named twice.
             other = paths_by_name.setdefault(name, path)
             is_another = not os.path.samefile(path, other)
         except OSError as error:
@@ -1258,42 +1249,39 @@ def named_offers(
     offers: Dict[str, Union[str, TarArchive]] = {}
     for name, path in paths_by_name.items():
         if os.path.isdir(path):
-            folder_name = name[: -len(".tar")]
-            offers[name] = TarArchive(path, folder_name, excluded, progress)
+            offers[name] = TarArchive(path, base_name(path), excluded, report)
         elif file_id(os.stat(path)) not in excluded:
             offers[name] = path
     return offers
 
 
-def offer_name(path: str) -> str:
-    """Return the name of the link to *path*. Raise ValueError if *path* has no name."""
-    # The last component is the name, but for "." and "..", which may follow a symlink.
+def base_name(path: str) -> str:
+    """Return the last component of *path*. Raise ValueError if *path* has none."""
     if os.path.basename(path.rstrip(os.sep)) in (os.curdir, os.pardir):
+        # "." and ".." may lead through a symlink.
         name = os.path.basename(os.path.realpath(path))
     else:
         name = os.path.basename(os.path.abspath(path))
     if not name:
         raise ValueError(f"{path} has no name that a link could have")
-    if os.path.isdir(path):
-        return f"{name}.tar"
     return name
 
 
 def ensure_offerable(path: str) -> None:
-    """Raise OSError unless *path* is a folder that can be read, or a regular file that can."""
+    """Raise OSError unless *path* is a folder or a regular file, and can be read."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         os.scandir(path).close()
         return
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, NOT_OFFERABLE, path)
+        raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
     descriptor, status = open_regular_file(path)
     try:
-        # /proc/cpuinfo has 0 bytes by its size, and yet something to read. So has for a moment a
-        # file that is just growing, but then its size follows.
+        # Files such as /proc/cpuinfo have bytes beyond their size. So does for a moment a file that
+        # is being appended to, but then its size follows.
         has_more = pread(descriptor, 1, status.st_size) != b""
         if has_more and os.fstat(descriptor).st_size == status.st_size:
-            raise OSError(errno.EINVAL, NOT_OFFERABLE, path)
+            raise OSError(errno.EINVAL, "a file without a fixed size cannot be offered", path)
     finally:
         close_descriptor(descriptor)
 
@@ -2161,7 +2149,7 @@ class Channel:
                 start += self._send_pages(span.file, start, min(length, SENDFILE_STEP))
             else:
                 # This checks the file as well.
-                data = span.file.read(start, min(length, COPY_STEP))
+                data = span.file.read(start, start + min(length, COPY_STEP))
                 self._send_copy(bytearray(data))
                 start += len(data)
 
@@ -4936,20 +4924,20 @@ def announce(server: QuietServer, options: argparse.Namespace, terminal: Termina
     """Print where the server can be reached, a link for each offer, and what is not offered. Raise
     OSError if the folder cannot be read."""
     urls = server_urls(server, options)
+    survey = server.share.survey()
     links = []
     remarks = []
     for name in excluded_names(options.names):
         remarks.append(f"not offered, since this program writes to it: {escape(name)}")
-    for offer in server.share.listed():
+    for offer in survey.listed:
         links.append(format_link(urls[0] + server.share.link_path(offer.name), offer))
         if offer.archive is not None and offer.archive.left_out:
-            left_out = escape(offer.archive.left_out)
-            remarks.append(f"left out of {escape(offer.name)}: {left_out}")
+            left_out = describe_left_out(offer.archive.left_out)
+            remarks.append(f"left out of {escape(offer.name)}: {escape(left_out)}")
     if not links:
         remarks.append("nothing to offer here")
-    left_out = format_left_out(server.share.left_out())
-    if left_out:
-        remarks.append(f"not offered: {left_out}")
+    if survey.left_out:
+        remarks.append(f"not offered: {escape(describe_left_out(survey.left_out))}")
     terminal.say(f"serving on: {urls[0]}/")
     for url in urls[1:]:
         terminal.say(f"also on: {url}/")
@@ -4994,26 +4982,6 @@ def format_link(url: str, offer: Listed) -> str:
         # The link had to escape the name, so a person may not recognize it.
         details.insert(0, escape(offer.name))
     return f"link: {url}  ({', '.join(details)})"
-
-
-def format_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
-    """Return how many entries of a folder are not offered although a person can see them, by kind
-    and mostly with their names; "" if there are none."""
-    nouns = {
-        "unreadable": "unreadable file",
-        "symlink": "symlink",
-        "special": "special file",
-        "excluded": "file of this program",
-    }
-    texts = []
-    folders = left_out.get("folder", ())
-    if folders:
-        texts.append(f"{pluralize(len(folders), 'folder')} (name them, or use -r)")
-    for kind, noun in nouns.items():
-        paths = [escape(path) for path in left_out.get(kind, ())]
-        if paths:
-            texts.append(f"{pluralize(len(paths), noun)} ({join_limited(paths)})")
-    return ", ".join(texts)
 
 
 def serve(server: QuietServer, terminal: Terminal) -> None:

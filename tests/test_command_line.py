@@ -208,7 +208,7 @@ class OutputTest(Case):
             f"link: {url}/file.tgz  (1.4 GiB)",
             f"link: {url}/%E4%B8%AD%E6%96%87.bin  (中文.bin, 640.0 MiB)",
             f"link: {url}/results.tar  (results, 3 files, 1.2 GiB)",
-            "left out of results.tar: 1 hidden, 1 special",
+            "left out of results.tar: 1 hidden name, 1 special file (fifo)",
             "===== start logging =====",
         ]
         self.assertEqual(program.out.all(), printed)
@@ -238,7 +238,7 @@ class OutputTest(Case):
             program = self.start(stderr=log)
             self.assertEqual(program.links(), [self.url(program, "f")])
         left_out = "2 folders (name them, or use -r), 1 symlink (outside), "
-        left_out += "1 special file (fifo), 1 file of this program (log)"
+        left_out += "1 special file (fifo), 1 server file (log)"
         self.assertEqual(program.out.all()[-2], f"not offered: {left_out}")
 
     def test_nothing_to_offer(self) -> None:
@@ -516,7 +516,7 @@ class FailureTest(Case):
         above = f"({re.escape(f'{self.folder}{os.sep}')})?"
         rename = "rename one, or name only one of them"
         all_missing = rf"gone, sub/lost, \\x1b\\x0a: {missing}; f/a: Not a directory; "
-        all_missing += "fifo: neither a regular file of a known size nor a folder"
+        all_missing += "fifo: neither a regular file nor a folder"
         rows: list[tuple[int, str, list[str]]] = [
             (2, rf".*x. is not a port .*\(see python3 {PROGRAM} -h\)", ["-p", "x"]),
             (2, "/ has no name that a link could have", ["/"]),

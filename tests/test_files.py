@@ -17,11 +17,13 @@ import httpd_download
 from httpd_download import (
     COPIED_END,
     COPY_LIMIT,
+    EntryKind,
     FileChanged,
     FileSpan,
     Folder,
     PinnedFile,
     as_utf8,
+    describe_left_out,
     file_id,
     has_hidden_attribute,
     open_regular_file,
@@ -91,9 +93,8 @@ class Pinned(FolderCase):
     def test_an_unchanged_file_can_be_read(self) -> None:
         file = self.pin()
         file.ensure_unchanged()
-        self.assertEqual(file.read(10, 20), self.data[10:30])
-        self.assertEqual(file.read(990, 20), self.data[990:])
-        self.assertEqual(file.read_all(10, 1000), self.data[10:])
+        self.assertEqual(file.read(10, 30), self.data[10:30])
+        self.assertEqual(file.read(990, 1000), self.data[990:])
 
     def test_changes_are_noticed(self) -> None:
         changes: list[tuple[Callable[[Path], object], str]] = [
@@ -144,7 +145,7 @@ class Pinned(FolderCase):
         file = self.pin()
         read = mock.patch("httpd_download.pread", return_value=b"")
         with read, self.assertRaisesRegex(FileChanged, "ends too early"):
-            file.read_all(0, 10)
+            file.read(0, 10)
 
     def test_close(self) -> None:
         before = count_descriptors()
@@ -226,7 +227,7 @@ class Folders(SymlinkCase):
             self.assertEqual(sorted(folder.names()), ["c", "d"])
             self.assertEqual(folder.stat("c").st_size, 7)
             self.assertTrue(folder.can_read("c"))
-            descriptor, _status = folder.open("c")
+            descriptor, _status = folder.open_file("c")
             self.assertEqual(os.read(descriptor, 9), b"content")
             os.close(descriptor)
 
@@ -240,7 +241,7 @@ class Folders(SymlinkCase):
             self.assertEqual(folder.read_link("link"), "b")
             self.assertTrue(stat.S_ISLNK(folder.stat("link").st_mode))
             with self.assertRaises(OSError) as caught:
-                folder.open("link")
+                folder.open_file("link")
             self.assertEqual(caught.exception.errno, errno.ELOOP)
 
     def test_a_symlink_to_the_root_is_followed(self) -> None:
@@ -303,8 +304,24 @@ class FoldersByPath(Folders):
         self.addCleanup(without.stop)
 
 
+class LeftOut(unittest.TestCase):
+    def test_description(self) -> None:
+        left_out = {
+            EntryKind.EXCLUDED: ["log", "key"],
+            EntryKind.HIDDEN: [".a"],
+            EntryKind.UNREADABLE: [str(number) for number in range(10)],
+            EntryKind.FOLDER: ["s"],
+        }
+        self.assertEqual(
+            describe_left_out(left_out),
+            "1 folder (name them, or use -r), 1 hidden name, "
+            "10 unreadable files (0, 1, 2, 3, 4, 5, 6, 7, and 2 more), 2 server files (log, key)",
+        )
+        self.assertEqual(describe_left_out({}), "")
+
+
 class Walks(SymlinkCase):
-    def kinds(self, is_recursive: bool = True, excluded: Any = ()) -> dict[str, str]:
+    def kinds(self, is_recursive: bool = True, excluded: Any = ()) -> dict[str, EntryKind]:
         entries = walk(str(self.folder), is_recursive, excluded)
         return {entry.path: entry.kind for entry in entries}
 
@@ -323,20 +340,27 @@ class Walks(SymlinkCase):
         for name in ["file", ".hidden", ".d/a", "folder/..x", "log"]:
             self.write(name)
         self.symlink("link", "nowhere")
-        expected = {"": "folder", "file": "file", ".hidden": "hidden", ".d": "hidden"}
-        expected.update({"folder": "folder", "folder/..x": "hidden", "link": "symlink"})
-        expected["log"] = "excluded"
+        expected = {
+            "": EntryKind.FOLDER,
+            "file": EntryKind.FILE,
+            ".hidden": EntryKind.HIDDEN,
+            ".d": EntryKind.HIDDEN,
+        }
+        expected.update(
+            {"folder": EntryKind.FOLDER, "folder/..x": EntryKind.HIDDEN, "link": EntryKind.SYMLINK}
+        )
+        expected["log"] = EntryKind.EXCLUDED
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(AttributeError, OSError):
                 os.mkfifo(self.folder / "fifo")
-                expected["fifo"] = "special"
+                expected["fifo"] = EntryKind.SPECIAL
             with contextlib.suppress(AttributeError, OSError):
                 stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(self.folder / "socket"))
-                expected["socket"] = "special"
+                expected["socket"] = EntryKind.SPECIAL
             # Only root makes devices.
             with contextlib.suppress(AttributeError, OSError):
                 os.mknod(self.folder / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-                expected["null"] = "special"
+                expected["null"] = EntryKind.SPECIAL
             excluded = [file_id(os.stat(self.folder / name)) for name in ("log", "folder")]
             self.assertEqual(self.kinds(excluded=excluded), expected)
 
@@ -353,7 +377,7 @@ class Walks(SymlinkCase):
                 self.assertEqual(has_hidden_attribute(status), is_hidden)
         self.write("a/b")
         with mock.patch.object(httpd_download, "has_hidden_attribute", return_value=True):
-            self.assertEqual(self.kinds(), {"": "folder", "a": "hidden"})
+            self.assertEqual(self.kinds(), {"": EntryKind.FOLDER, "a": EntryKind.HIDDEN})
             exists = mock.patch.object(httpd_download, "HAS_HIDDEN_ATTRIBUTE", True)
             with exists, Folder(str(self.folder)) as folder, self.assertRaises(OSError):
                 folder.ensure_visible("a")

@@ -18,7 +18,7 @@ from unittest import mock
 from urllib.parse import quote
 
 import httpd_download
-from httpd_download import OfferedFile, Share, file_id, may_be_offered, named_offers
+from httpd_download import EntryKind, OfferedFile, Share, file_id, may_be_offered, named_offers
 from tests.support import PATIENCE, PROGRAM, Program, ProgramCase, Reply, deadline, until
 from tests.test_files import SymlinkCase, append, count_descriptors, overwrite
 
@@ -130,7 +130,7 @@ def read(share: Share, path: str) -> bytes | None:
 
 
 def names(share: Share) -> list[str]:
-    return [listed.name for listed in share.listed()]
+    return [listed.name for listed in share.survey().listed]
 
 
 class ShareCase(SymlinkCase):
@@ -143,7 +143,7 @@ class ShareCase(SymlinkCase):
 
     def assert_offered(self, share: Share, contents: dict[str, bytes]) -> None:
         """Check that all links are printed, and lead to these contents."""
-        links = {share.link_path(listed.name): listed.size for listed in share.listed()}
+        links = {share.link_path(listed.name): listed.size for listed in share.survey().listed}
         self.assertEqual(links, {path: len(data) for path, data in contents.items()})
         for path, data in contents.items():
             with self.subTest(path[:99]):
@@ -269,12 +269,12 @@ class Folders(ShareCase):
     def test_names_that_vanish_while_they_are_listed(self) -> None:
         for name in ["a", "b", "c", "d/e", "i"]:
             self.write(name)
-        listed = self.share(is_recursive=True).listed()
-        self.assertEqual(next(listed).name, "a")
+        entries = list(httpd_download.walk(str(self.folder), True, ()))
         for name in ["b", "d/e", "i"]:
             (self.folder / name).unlink()
         (self.folder / "d").rmdir()
-        self.assertEqual([offer.name for offer in listed], ["c"])
+        with mock.patch.object(httpd_download, "walk", return_value=entries):
+            self.assertEqual(names(self.share(is_recursive=True)), ["a", "c"])
 
     @unittest.skipUnless(os.sep == "/", "there is no / here")
     def test_the_root_folder(self) -> None:
@@ -332,7 +332,6 @@ class Folders(ShareCase):
         ] * 9:
             read(share, path)
         names(share)
-        share.left_out()
         self.assertEqual(count_descriptors(), before)
 
     def test_windows_names(self) -> None:
@@ -346,26 +345,26 @@ class Folders(ShareCase):
     def test_left_out(self) -> None:
         for name in ["a", ".hidden", "s/.h", "s/b", "locked", "log"]:
             self.write(name)
-        expected = {"unreadable": ["locked"], "excluded": ["log"]}
+        expected = {EntryKind.UNREADABLE: ["locked"], EntryKind.EXCLUDED: ["log"]}
         with contextlib.suppress(AttributeError, OSError):
             os.mkfifo(self.folder / "fifo")
-            expected["special"] = ["fifo"]
+            expected[EntryKind.SPECIAL] = ["fifo"]
         for name, target in {"out": os.devnull, "broken": "nowhere", "link": "a"}.items():
             with contextlib.suppress(OSError, NotImplementedError):
                 (self.folder / name).symlink_to(target)
             if (self.folder / name).is_symlink() and name != "link":
-                expected.setdefault("symlink", []).insert(0, name)
+                expected.setdefault(EntryKind.SYMLINK, []).insert(0, name)
         excluded = [file_id(os.stat(self.folder / "log"))]
 
         def can_read(folder: Any, name: str) -> bool:
             return name != "locked"
 
         with mock.patch.object(httpd_download.Folder, "can_read", can_read):
-            left_out = self.share(is_recursive=True, excluded=excluded).left_out()
+            left_out = self.share(is_recursive=True, excluded=excluded).survey().left_out
             self.assertEqual(left_out, expected)
-            expected["folder"] = ["s"]
-            self.assertEqual(self.share(excluded=excluded).left_out(), expected)
-        self.assertEqual(self.named([self.folder / "a"]).left_out(), {})
+            expected[EntryKind.FOLDER] = ["s"]
+            self.assertEqual(self.share(excluded=excluded).survey().left_out, expected)
+        self.assertEqual(self.named([self.folder / "a"]).survey().left_out, {})
 
 
 class Symlinks(ShareCase):
@@ -502,7 +501,7 @@ class Named(ShareCase):
 
     def test_the_size_of_a_folder_is_that_of_its_archive(self) -> None:
         self.write("s/a", 1)
-        (listed,) = self.named([self.folder / "s"]).listed()
+        (listed,) = self.named([self.folder / "s"]).survey().listed
         assert listed.archive
         self.assertEqual((listed.archive.folder_name, listed.archive.file_count), ("s", 1))
         self.assertEqual(listed.size, 5 * 512)
@@ -525,7 +524,7 @@ class Named(ShareCase):
         if not os.path.exists("/proc/cpuinfo"):
             self.skipTest("no /proc/cpuinfo here")
         with self.assertRaisesRegex(
-            OSError, "/proc/cpuinfo: neither a regular file of a known size"
+            OSError, "/proc/cpuinfo: a file without a fixed size cannot be offered"
         ):
             self.named(["/proc/cpuinfo"])
 
@@ -699,7 +698,7 @@ class Commands(ProgramCase):
         self.assertEqual(paths_of(named), ["/logs.tar", "/a"])
         self.assertEqual(fetch_status(named.port(), "/log.txt"), 404)
         lines = named.out.all()
-        self.assertIn("left out of logs.tar: 1 written to by this program", lines)
+        self.assertIn("left out of logs.tar: 1 server file (log.txt)", lines)
         self.assertIn("not offered, since this program writes to it: logs/log.txt", lines)
 
     def test_a_current_folder_that_is_gone(self) -> None:
@@ -736,7 +735,7 @@ class Permissions(NobodyCase):
         statuses = self.statuses(program, "/a", "/closed", "/shut/a", "/shut")
         self.assertEqual(statuses, [200, 404, 404, 404])
         self.assertEqual(paths_of(archive), ["/.results.tar"])
-        line = "left out of .results.tar: 2 unreadable (closed/key, shut)"
+        line = "left out of .results.tar: 2 unreadable files (closed/key, shut)"
         self.assertIn(line, archive.out.all())
         self.assertEqual(self.statuses(archive, "/.results.tar"), [200])
         for other in failing:
