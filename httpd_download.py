@@ -8,7 +8,7 @@ The path of a request, from the start of the program to the last acknowledged by
     PartialContentHandler.handle    runs in the thread of a connection, one request after another
     parse_request_head              turns the bytes of a request into a Request
     Share.open                      turns a path into an offer: a file, or a folder as a tar archive
-    check_preconditions, parse_ranges    decide what is to be sent of it
+    is_not_modified, parse_ranges    decide what is to be sent of it
     Registry.begin                  finds the download of the transfer (``place``), logs its start
     Channel.send                    hands the head and the body over to the system
     Registry.wait_until_ended       waits until the receiver has acknowledged everything
@@ -1324,17 +1324,18 @@ HOST_FIELD = re.compile(rf"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
 SCHEME_AND_AUTHORITY = re.compile(rf"https?://{AUTHORITY}", re.ASCII | re.IGNORECASE)
 # The first character behind the path: the query or the fragment begins.
 PATH_END = re.compile("[?#]")
-# The path segment "." and the slash before it. At the end of a path it stays: such a path names a
-# folder, which is not found anyway.
+# The path segment "." and the slash before it. At the end of a path it stays, as ".." does
+# everywhere: such paths are not found anyway.
 DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee])(?=/)")
 
 # RFC 9110, section 14.1.1: "0-499", "500-" or "-500".
 BYTE_RANGE = re.compile("(?P<first>[0-9]*)-(?P<last>[0-9]*)")
-# RFC 9110, section 8.8.3. The tag includes its quotes; "W/" before it marks a weak tag.
+# RFC 9110, section 8.8.3. The tag includes its quotes; "W/" before it marks a weak tag. Before that
+# is the beginning of the list, a comma, a blank or a tab.
 ENTITY_TAG = re.compile('(?<![^, \t])(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
 
-# RFC 9110, section 5.6.7: the three formats of dates. email.utils.parsedate also takes dates that
-# are none (30 February, any time zone), and time.strptime depends on the locale.
+# RFC 9110, section 5.6.7: the three formats of dates. email.utils.parsedate would also accept 30
+# February and any time zone, and time.strptime depends on the locale.
 DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 LONG_DAY = "(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -1378,12 +1379,12 @@ class HTTPError(Exception):
         # A sentence for the receiver, sent in the body of the answer; or empty.
         self.detail = detail
         # Further fields of the answer.
-        self.fields: Dict[str, str] = dict(fields or {})
+        self.fields = dict(fields or {})
         # The words behind the status code in the answer.
         self.phrase = phrase
         if not phrase:
             self.phrase = http.HTTPStatus(status).phrase
-        # An explanation that is written behind the status in the log; or empty.
+        # An explanation for the sender, written behind the status in the log; or empty.
         self.reason = reason
 
 
@@ -1421,7 +1422,7 @@ def parse_request_head(head: bytes) -> Request:
     if request_line["minor"] == "0":
         version = "HTTP/1.0"
 
-    # The last two items are "": the empty line, and what split() returns behind its line feed.
+    # The last two items are "": the empty line, and what split() returns behind the last line feed.
     fields = parse_fields(lines[1:-2])
     check_host(version, fields)
     has_body = announces_body(fields)
@@ -1467,9 +1468,10 @@ def announces_body(fields: Mapping[str, str]) -> bool:
             raise HTTPError(400, "a Transfer-Encoding that does not end with chunked")
         return True
     length = fields.get("content-length", "0")
-    # Two lengths, even if they are the same, have been joined to a list, which is refused too.
+    # Two fields have been joined to a list, which is refused too.
     if not re.fullmatch("[0-9]+", length):
         raise HTTPError(400, "malformed Content-Length")
+    # Not int(), which refuses numbers of more than 4,300 digits.
     return length.strip("0") != ""
 
 
@@ -1505,16 +1507,9 @@ class RangeForm(enum.Enum):
     SUFFIX = "-N"
 
 
-class RequestedRange(NamedTuple):
-    """A range as it was written, which may reach beyond the end of the file."""
-
-    form: RangeForm
-    first: int  # the first byte; 0 for SUFFIX
-    last: int  # the last byte; BEYOND_ANY_FILE for OPEN; the number of bytes for SUFFIX
-
-
 class ByteRange(NamedTuple):
-    """The part of a requested range that lies inside the file."""
+    """The part of a range that lies inside the file; if there is none, start and stop are the first
+    byte that was asked for."""
 
     start: int  # the first byte
     stop: int  # one past the last byte
@@ -1525,14 +1520,21 @@ def parse_ranges(value: str, size: int) -> List[ByteRange]:
     """Return the ranges of a Range field, for a file of *size* bytes, in the order asked.
 
     Return no range if the field is to be ignored. Return one range with start == stop if the file
-    has no byte of any of them: 416 is the answer. Raise HTTPError if the field is malformed.
-    See RFC 9110, section 14.
+    has no byte of any of them: then 416 is the answer, unless Registry.begin finds that 409 is.
+    Raise HTTPError if the field is malformed. See RFC 9110, section 14.
     """
     if size == 0:
-        # No range of an empty file can be satisfied. curl and wget resume an empty file like any
-        # other, and 416 would look like a failure to them.
+        # An empty file has no satisfiable range. curl and wget resume it like any other file, and
+        # would report 416 as a failure.
         return []
-    ranges = [resolve_range(requested, size) for requested in parse_range_field(value)]
+    unit, equals_sign, elements = value.partition("=")
+    if unit.lower() != "bytes" or not equals_sign:
+        return []
+    texts = [element.strip(" \t") for element in elements.split(",")]
+    # RFC 9110, section 5.6.1: empty elements of a list do not count.
+    ranges = [parse_byte_range(text, size) for text in texts if text]
+    if not ranges:
+        raise HTTPError(400, "no byte range")
     satisfiable = [each for each in ranges if each.start < each.stop]
     if len(ranges) > MAX_RANGES or ranges_overlap(satisfiable):
         # More work than the whole file, so probably an attack: ignore the field (RFC 9110,
@@ -1543,55 +1545,37 @@ def parse_ranges(value: str, size: int) -> List[ByteRange]:
     return satisfiable
 
 
-def resumable_range(value: str) -> str:
-    """Return the Range field to honour where a receiver may only resume; "" to ignore the field.
-
-    Both "bytes=N-" and "bytes=N-LAST" become "bytes=N-". "bytes=0-" resumes nothing: a download
-    manager sends it to find out whether it may fetch segments. Raise HTTPError if the field is
-    malformed.
-    """
-    ranges = parse_range_field(value)
-    if len(ranges) != 1:
-        return ""
-    requested = ranges[0]
-    if requested.form is RangeForm.SUFFIX or requested.first == 0:
-        return ""
-    return f"bytes={requested.first}-"
-
-
-def parse_range_field(value: str) -> List[RequestedRange]:
-    """Return the ranges of a Range field, or none if their unit is not bytes.
-
-    Raise HTTPError if a range is malformed, or if there is none behind "bytes=".
-    """
-    unit, equals_sign, elements = value.partition("=")
-    if unit.lower() != "bytes" or not equals_sign:
-        return []
-    ranges = []
-    for element in elements.split(","):
-        text = element.strip(" \t")
-        # RFC 9110, section 5.6.1: empty elements of a list do not count.
-        if text:
-            ranges.append(parse_byte_range(text))
-    if not ranges:
-        raise HTTPError(400, "no byte range")
-    return ranges
-
-
-def parse_byte_range(text: str) -> RequestedRange:
-    """Return the range "A-B", "A-" or "-B". Raise HTTPError if *text* is none of these."""
+def parse_byte_range(text: str, size: int) -> ByteRange:
+    """Return the range "A-B", "A-" or "-B" of a file of *size* bytes. Raise HTTPError if *text* is
+    none of these."""
     match = BYTE_RANGE.fullmatch(text)
     if not match or text == "-":
         raise HTTPError(400, "malformed byte range")
     if not match["first"]:
-        return RequestedRange(RangeForm.SUFFIX, 0, parse_number(match["last"]))
-    first = parse_number(match["first"])
+        length = parse_number(match["last"])
+        return ByteRange(max(0, size - length), size, RangeForm.SUFFIX)
+    start = parse_number(match["first"])
     if not match["last"]:
-        return RequestedRange(RangeForm.OPEN, first, BEYOND_ANY_FILE)
+        return ByteRange(start, max(start, size), RangeForm.OPEN)
     last = parse_number(match["last"])
-    if last < first:
+    if last < start:
         raise HTTPError(400, "byte range ends before it starts")
-    return RequestedRange(RangeForm.CLOSED, first, last)
+    stop = min(last + 1, size)
+    return ByteRange(start, max(start, stop), RangeForm.CLOSED)
+
+
+def ranges_that_resume(ranges: Sequence[ByteRange], size: int) -> List[ByteRange]:
+    """Return the range to honour where a receiver may only resume, or none.
+
+    Both "bytes=N-" and "bytes=N-LAST" mean the rest of the file. "bytes=0-" resumes nothing: a
+    download manager sends it to find out whether it may fetch segments.
+    """
+    if len(ranges) != 1:
+        return []
+    start, _, form = ranges[0]
+    if form is RangeForm.SUFFIX or start == 0:
+        return []
+    return [ByteRange(start, max(start, size), RangeForm.OPEN)]
 
 
 def parse_number(digits: str) -> int:
@@ -1599,20 +1583,8 @@ def parse_number(digits: str) -> int:
     significant = digits.lstrip("0")
     if len(significant) > MAX_DIGITS:
         return BEYOND_ANY_FILE
-    # The "0" makes a number of zeros alone a number again.
+    # The "0" stands for a number of zeros alone, of which nothing is left.
     return int("0" + significant)
-
-
-def resolve_range(requested: RequestedRange, size: int) -> ByteRange:
-    """Return the part of *requested* inside a file of *size* bytes.
-
-    If there is no such part, start and stop are where it would begin.
-    """
-    if requested.form is RangeForm.SUFFIX:
-        start = max(0, size - requested.last)
-        return ByteRange(start, size, requested.form)
-    stop = min(requested.last + 1, size)
-    return ByteRange(requested.first, max(requested.first, stop), requested.form)
 
 
 def ranges_overlap(ranges: Sequence[ByteRange]) -> bool:
@@ -1671,30 +1643,31 @@ def complete_year(two_digits: int, rest: Tuple[int, ...], now: time.struct_time)
     latest = now.tm_year + 50
     if rest > now[1:6]:
         latest -= 1
-    return latest - (latest - two_digits) % 100
+    years_back = (latest - two_digits) % 100
+    return latest - years_back
 
 
-def check_preconditions(
-    fields: Mapping[str, str], etag: str, modified: Optional[int]
-) -> Optional[int]:
-    """Return 304 if the client has the current version, or None if the request is to be served.
+def is_not_modified(fields: Mapping[str, str], etag: str, modified: Optional[int]) -> bool:
+    """Check the preconditions of a request. Return True if the client has the current version (304
+    is the answer), and False if the request is to be served.
 
     Raise HTTPError (412) if the client asked for another version. *modified* is the Unix time of
     Last-Modified; with None, conditions with a date are ignored.
     """
+    unmodified_since = parse_http_date(fields.get("if-unmodified-since", ""))
+    modified_since = parse_http_date(fields.get("if-modified-since", ""))
     # RFC 9110, section 13.2.2 has this order, and ignores the date where there is a tag.
     if "if-match" in fields:
         if not lists_entity_tag(fields["if-match"], etag, accepts_weak=False):
             raise HTTPError(412)
-    elif is_modified_since(fields.get("if-unmodified-since", ""), modified) is True:
+    elif modified is not None and unmodified_since is not None and modified > unmodified_since:
         raise HTTPError(412)
 
     if "if-none-match" in fields:
-        if lists_entity_tag(fields["if-none-match"], etag, accepts_weak=True):
-            return 304
-    elif is_modified_since(fields.get("if-modified-since", ""), modified) is False:
-        return 304
-    return None
+        return lists_entity_tag(fields["if-none-match"], etag, accepts_weak=True)
+    if modified is not None and modified_since is not None:
+        return modified <= modified_since
+    return False
 
 
 def lists_entity_tag(value: str, etag: str, accepts_weak: bool) -> bool:
@@ -1708,46 +1681,25 @@ def lists_entity_tag(value: str, etag: str, accepts_weak: bool) -> bool:
     return False
 
 
-def is_modified_since(value: str, modified: Optional[int]) -> Optional[bool]:
-    """Return whether *modified* is later than the date *value*; None if one of them is no date."""
-    date = parse_http_date(value)
-    if date is None or modified is None:
-        return None
-    return modified > date
-
-
-class IfRange(enum.Enum):
-    """What an If-Range field says about the Range field beside it (RFC 9110, section 13.1.5)."""
-
-    # There is no If-Range.
-    ABSENT = 1
-    # It has the current entity tag: the client has a part of this version.
-    TAG = 2
-    # It has the current Last-Modified: the client probably has a part of this version, but a date
-    # cannot tell two versions of one second apart.
-    DATE = 3
-    # It has anything else: the client gets the whole file.
-    FAILED = 4
-
-
-def evaluate_if_range(fields: Mapping[str, str], etag: str, modified: Optional[int]) -> IfRange:
-    """Compare If-Range with *etag* and with *modified*, the Unix time of Last-Modified or None."""
+def if_range_fails(fields: Mapping[str, str], etag: str, modified: Optional[int]) -> bool:
+    """Return whether the Range field is to be ignored because of an If-Range beside it, which has
+    neither *etag* nor *modified*, the Unix time of Last-Modified (RFC 9110, section 13.1.5)."""
     if "if-range" not in fields:
-        return IfRange.ABSENT
-    value = fields["if-range"]
-    if value == etag:
-        return IfRange.TAG
-    if modified is not None and value == http_date(modified):
-        return IfRange.DATE
-    return IfRange.FAILED
+        return False
+    if modified is not None and fields["if-range"] == http_date(modified):
+        return False
+    return fields["if-range"] != etag
 
 
-def names_entity_tag(fields: Mapping[str, str]) -> bool:
-    """Return whether If-Match names the version that the client has a part of.
+def knows_version(fields: Mapping[str, str], etag: str) -> bool:
+    """Return whether the client tells by an entity tag that its bytes are of the current version.
 
-    Firefox, and the parallel downloads of Chromium, do so instead of sending If-Range. The
-    condition holds, since check_preconditions has passed.
+    A date in If-Range does not tell: two versions may be of one second. Firefox, and the parallel
+    downloads of Chromium, send If-Match instead of If-Range. This If-Match holds, since the
+    preconditions were checked before.
     """
+    if fields.get("if-range") == etag:
+        return True
     return "if-match" in fields and fields["if-match"] != "*"
 
 
@@ -3701,7 +3653,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         fields = {"Accept-Ranges": "bytes", "ETag": offer.version.etag}
         if offer.modified is not None:
             fields["Last-Modified"] = http_date(offer.modified)
-        if check_preconditions(self.headers, offer.version.etag, offer.modified) == 304:
+        if is_not_modified(self.headers, offer.version.etag, offer.modified):
             self._send_head_alone(304, fields)
             return
         fields["Content-Disposition"] = content_disposition(as_utf8(offer.name))
@@ -3710,39 +3662,34 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             fields["Content-Length"] = str(offer.version.size)
             self._send_head_alone(200, fields)
             return
-        ranges, knows_version = self._requested_ranges(offer)
-        transfer = self._begin_transfer(offer, ranges, knows_version)
+        ranges = self._requested_ranges(offer)
+        transfer = self._begin_transfer(offer, ranges)
         self._send_body(offer, transfer, ranges, fields)
         if self.close_connection:
             # A client that reads until the end need not wait for the acknowledgement.
             self.channel.finish_writing()
         self.server.registry.wait_until_ended(self.channel)
 
-    def _requested_ranges(self, offer: Offer) -> Tuple[List[ByteRange], bool]:
-        """Return the ranges that are to be sent, none for the whole file, and whether the request
-        tells by its entity tag that the receiver has this version."""
-        value = self.headers.get("range", "")
-        condition = evaluate_if_range(self.headers, offer.version.etag, offer.modified)
-        if condition is IfRange.FAILED:
-            value = ""
+    def _requested_ranges(self, offer: Offer) -> List[ByteRange]:
+        """Return the ranges that are to be sent, none for the whole file. Raise HTTPError."""
+        if if_range_fails(self.headers, offer.version.etag, offer.modified):
+            return []
+        size = offer.version.size
+        ranges = parse_ranges(self.headers.get("range", ""), size)
         if self.server.resume_only:
-            value = resumable_range(value)
-        knows_version = condition is IfRange.TAG or names_entity_tag(self.headers)
-        return parse_ranges(value, offer.version.size), knows_version
+            return ranges_that_resume(ranges, size)
+        return ranges
 
-    def _begin_transfer(
-        self, offer: Offer, ranges: Sequence[ByteRange], knows_version: bool
-    ) -> Transfer:
+    def _begin_transfer(self, offer: Offer, ranges: Sequence[ByteRange]) -> Transfer:
         """Announce the response to the registry. Raise HTTPError where another one is due."""
-        receiver = Receiver(self.client_address[0], self._agent)
         transfer = Transfer(
             self.channel,
-            receiver,
+            Receiver(self.client_address[0], self._agent),
             self.requestline,
             offer.name,
             offer.version,
             ranges,
-            knows_version,
+            knows_version(self.headers, offer.version.etag),
         )
         registry = self.server.registry
         digests = {}
