@@ -1944,10 +1944,11 @@ class Channel:
             # SO_ERROR reports an error only once, so remember a reset. While a network is down,
             # Linux reports unreachable hosts here, from which a connection recovers.
             if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in RESET_ERRNOS:
-                self.is_reset = True
+                self.note_reset()
             if RESET_EMPTIES_QUEUE and (self.is_reset or self._is_aborted):
-                # Keep the last counts.
+                # Keep the counts that were true before the reset.
                 return
+            # Where the system does not tell, nothing counts as waiting.
             unacknowledged = self._content_of(count_unacknowledged(self._socket) or 0)
             untransmitted: Optional[int] = 0
             if unacknowledged:
@@ -2209,7 +2210,7 @@ class ChannelReader(io.RawIOBase):
 CHECK_INTERVAL = 0.2  # seconds between two checks of all connections
 RESET_GRACE = 0.5  # seconds in which a reset may still follow the last acknowledgement
 PAUSE_AFTER = 0.5  # seconds after which a download with nothing active is paused
-QUIET_AFTER = 0.3  # seconds without an acknowledgement; then another receiver may have gone on
+QUIET_AFTER = 0.3  # seconds without an acknowledgement after which another receiver may resume
 STALLED_AFTER = 3  # seconds without an acknowledgement after which a receiver is stalled
 MAX_UNREAD = 8 << 20  # bytes that a receiver's system may acknowledge before a program reads them
 PROBE_LIMIT = 1 << 20  # bytes; a download of one request that got fewer is a probe
@@ -2234,6 +2235,18 @@ class Row(NamedTuple):
     size: int  # bytes
     rate: float  # bytes a second, over the last few seconds
     idle: float  # seconds since the last acknowledgement
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.idle >= STALLED_AFTER
+
+
+class View(NamedTuple):
+    """What the last lines of a terminal show."""
+
+    rows: Sequence[Row]  # downloads under way
+    more: int  # how many others there are
+    note: str  # the last line, "" if there is nothing to say
 
 
 class Outcome(enum.Enum):
@@ -2312,7 +2325,7 @@ class Transfer:
         # more than that of the spans. Both are known once the head is written.
         self._position: Optional[int] = None
         self._length = count_bytes(self.spans)
-        # The receivers that have resumed this transfer, each at most once, and where.
+        # The receivers that have resumed this transfer, each at most once, and where they did.
         self._resumptions: Dict[Receiver, Resumption] = {}
         self.outcome = Outcome.ACTIVE
         # What broke it, in words; "" for the network.
@@ -2493,16 +2506,19 @@ class Session:
 class Download:
     """All transfers by which one receiver fetches one version of one offer."""
 
-    def __init__(self, receiver: Receiver, name: str, version: Version) -> None:
-        self.receiver = receiver
-        self.name = name
+    def __init__(self, first: Transfer, now: float) -> None:
+        """Make the download that *first* is to join."""
+        self.receiver = first.receiver
+        self.name = first.name
         # The version that was asked for last; if the file has grown, an older one is a part of it.
-        self.version = version
+        self.version = first.version
         self.status = Status.PAUSED
         # How many requests have joined it, and when the last one did.
         self.requests = 0
-        self.asked_at = 0.0
-        self.session: Optional[Session] = None
+        self.asked_at = now
+        # The present stretch of time in which it is under way, or the last one.
+        self.session = Session(first.request_line, now, 0, 0)
+        # Transfers that have not ended.
         self.active: List[Transfer] = []
         # Transfers that have ended, the last ones of them.
         self.ended: Deque[Transfer] = deque(maxlen=MAX_ENDED_TRANSFERS)
@@ -2512,9 +2528,10 @@ class Download:
         self._ended_bytes = 0
         # How many bytes, from the first one on, the receiver has from before this start.
         self.claimed = 0
-        # The receiver that has gone on with it, and how many bytes had been transmitted by then.
-        self.heir: Optional[Receiver] = None
-        self._superseded_at = 0
+        # Another receiver that has gone on with it, and how many bytes of it had been transmitted
+        # by then.
+        self.superseded_by: Optional[Receiver] = None
+        self._transmitted_before = 0
 
     # What happens to it. The registry calls these.
 
@@ -2523,7 +2540,7 @@ class Download:
         self.version = transfer.version
         self.requests += 1
         self.asked_at = now
-        self.heir = None
+        self.superseded_by = None
         self.active.append(transfer)
         if self.status is not Status.UNDER_WAY:
             arrived = count_bytes(self.arrived())
@@ -2534,30 +2551,30 @@ class Download:
         """Assume that the receiver had the first *count* bytes before this program was started."""
         self.claimed = count
 
-    def inherit(self, spans: Iterable[Span]) -> None:
-        """Count *spans*, which another receiver got, or an older transfer, as arrived."""
+    def add_arrived(self, spans: Iterable[Span]) -> None:
+        """Count *spans* as arrived, by transfers that have ended or by another receiver."""
         self._ended_spans = unite([*self._ended_spans, *spans])
 
-    def note_superseded(self, heir: Receiver) -> None:
-        """Note that *heir*, another receiver, goes on with it."""
-        self.heir = heir
+    def note_superseded(self, receiver: Receiver) -> None:
+        """Note that *receiver*, another one than its own, goes on with it."""
+        self.superseded_by = receiver
         transmitted = sum(transfer.transmitted() for transfer in self.active)
-        self._superseded_at = self._ended_bytes + transmitted
+        self._transmitted_before = self._ended_bytes + transmitted
 
     def note_ended(self, transfer: Transfer, now: float) -> None:
         """Move *transfer* from the active to the ended transfers, and count its bytes."""
         self.active.remove(transfer)
         self.ended.append(transfer)
-        self._ended_spans = unite([*self._ended_spans, *transfer.arrived()])
+        self.add_arrived(transfer.arrived())
         self._ended_bytes += transfer.acknowledged()
-        if self.session:
-            self.session.note_ended(transfer, now)
+        self.session.note_ended(transfer, now)
 
     def note_resumed(self, transfer: Transfer, receiver: Receiver, offset: int) -> None:
         """Note that *receiver* resumes *transfer*, one of this download, at *offset*."""
         transfer.note_resumed(receiver, offset)
         if transfer.outcome is not Outcome.ACTIVE and receiver == self.receiver:
-            self.inherit(transfer.arrived())
+            # It counts as abandoned now, so more of it may have arrived.
+            self.add_arrived(transfer.arrived())
 
     def pause(self) -> None:
         self.status = Status.PAUSED
@@ -2609,7 +2626,8 @@ class Download:
 
     def is_superseded(self) -> bool:
         """Return whether another receiver has gone on with it, and it made no progress since."""
-        return self.heir is not None and self.acknowledged() <= self._superseded_at
+        has_successor = self.superseded_by is not None
+        return has_successor and self.acknowledged() <= self._transmitted_before
 
     def is_brief(self) -> bool:
         """Return whether it is a single request that brought less than PROBE_LIMIT and sends no
@@ -2635,8 +2653,6 @@ class Download:
 
     def broken_off(self) -> Optional[Transfer]:
         """Return the transfer of the present session that broke off last, if one did."""
-        if self.session is None:
-            return None
         return self.session.broken_off(self.arrived())
 
     def has_failed(self) -> bool:
@@ -2666,12 +2682,17 @@ class Download:
 
     def row(self, label: str, now: float) -> Row:
         """Return how the terminal shows it; *label* names its receiver."""
-        assert self.session
-        rate = self.session.rate(now, self.acknowledged())
-        progress = [self.session.last_progress]
-        progress += [transfer.channel.last_progress for transfer in self.active]
-        idle = now - max(progress)
-        return Row(self.name, label, count_bytes(self.held()), self.version.size, rate, idle)
+        last_progress = self.session.last_progress
+        for transfer in self.active:
+            last_progress = max(last_progress, transfer.channel.last_progress)
+        return Row(
+            self.name,
+            label,
+            arrived=count_bytes(self.held()),
+            size=self.version.size,
+            rate=self.session.rate(now, self.acknowledged()),
+            idle=now - last_progress,
+        )
 
     def portion(self) -> str:
         """Return how much of the file the receiver has: "45% (640.0 MiB of 1.4 GiB)"."""
@@ -2693,10 +2714,12 @@ def is_whole_together(download: Download, partners: Sequence[Download]) -> bool:
 
 
 class Match(NamedTuple):
-    """The download that a request continues, and the transfer if it is known."""
+    """What a request continues."""
 
     download: Download
-    transfer: Optional[Transfer]  # the transfer that it resumes, if it is one
+    transfer: Optional[Transfer]  # the transfer that it resumes, if it is known
+    # Whether the evidence tells only that the receiver has something, not where it stands.
+    is_vague: bool = False
 
 
 class Placement(NamedTuple):
@@ -2714,7 +2737,7 @@ def is_continued_by(old: Version, new: Version, digests: Mapping[int, int]) -> b
     It may if the two are the same, or if *new* is the same file, appended to. *digests* maps the
     size of each older version to the digest of *new* before that offset.
     """
-    if new.etag == old.etag:
+    if new.is_same(old):
         return True
     if old.end_digest == 0 or digests.get(old.size) != old.end_digest:
         # Another file, an archive, or one that is too small to be worth a digest.
@@ -2750,7 +2773,7 @@ def nearest_left_off(request: Transfer, downloads: Iterable[Download]) -> Option
         end = download.version.size
         is_behind_end = end - MAX_UNREAD <= request.first <= end
         is_at_address = download.receiver.address == request.receiver.address
-        is_older = download.version.etag != request.version.etag
+        is_older = not download.version.is_same(request.version)
         is_complete = download.status is Status.DELIVERED
         if is_complete and is_older and is_behind_end and is_at_address:
             # The receiver has all of the older version, and goes on behind its end.
@@ -2771,7 +2794,7 @@ class Known(NamedTuple):
     now: float
 
     @property
-    def has_asked_for_everything(self) -> bool:
+    def has_aria2_probe(self) -> bool:
         """Whether the receiver has asked for everything and broken that off, as aria2 does before
         it asks for the pieces that it lacks."""
         return any(download.is_aria2_probe() for download in self.probes)
@@ -2809,15 +2832,18 @@ def left_off_by_predecessor(request: Transfer, known: Known) -> Optional[Match]:
     if any(download.has_or_expects(request.first - 1) for download in known.current):
         return None
     receiver = request.receiver
-    abandoned = [each for each in known.others if each.heir == receiver or each.is_quiet(known.now)]
-    if known.has_asked_for_everything:
+    abandoned = []
+    for download in known.others:
+        if download.superseded_by == receiver or download.is_quiet(known.now):
+            abandoned.append(download)
+    if known.has_aria2_probe:
         # aria2 may resume an older version. Its probe of the new version left off near the
         # beginning, and must not look closer.
         older = [
             each
             for each in (*known.outdated, *abandoned)
             if each.receiver.address == receiver.address
-            and each.version.etag != request.version.etag
+            and not each.version.is_same(request.version)
         ]
         match = nearest_left_off(request, older)
         if match:
@@ -2829,11 +2855,11 @@ def asked_for_last(request: Transfer, known: Known) -> Optional[Match]:
     """Find what the receiver asked for last: *request* is a further segment of it, or begins where
     no transfer has been."""
     for download in reversed(known.current):
-        is_same_version = download.version.etag == request.version.etag
+        is_same_version = download.version.is_same(request.version)
         if download.status is Status.DELIVERED and is_same_version:
             # The receiver has all of this version, so it asks for something new.
             continue
-        return Match(download, None)
+        return Match(download, None, is_vague=True)
     return None
 
 
@@ -2857,7 +2883,7 @@ def waiting_at_address(request: Transfer, known: Known) -> Optional[Match]:
         is_at_address = download.receiver.address == request.receiver.address
         is_left = download.is_quiet(known.now) and not download.is_probe()
         if is_at_address and is_left:
-            return Match(download, None)
+            return Match(download, None, is_vague=True)
     return None
 
 
@@ -2869,8 +2895,6 @@ EVIDENCE = (
     left_off_elsewhere,
     waiting_at_address,
 )
-# Evidence that tells only that the receiver has something, not where it stands.
-VAGUE_EVIDENCE = (asked_for_last, waiting_at_address)
 
 
 def place(
@@ -2882,7 +2906,7 @@ def place(
         return Placement(None)
     if not request.resumes_unknown_version:
         # It begins at the start, or has told its version: only downloads of this version matter.
-        downloads = [each for each in downloads if each.version.etag == request.version.etag]
+        downloads = [each for each in downloads if each.version.is_same(request.version)]
     known = sort_known(downloads, request.receiver, now)
     for evidence in EVIDENCE:
         match = evidence(request, known)
@@ -2890,23 +2914,30 @@ def place(
             continue
         if is_continued_by(match.download.version, request.version, digests):
             return Placement(match, joined=joined_download(request, match, known))
-        if evidence not in VAGUE_EVIDENCE or request.form is RangeForm.OPEN:
-            return Placement(match, is_refused=True)
-        # Readers of archives ask for closed ranges at random: remotezip, pip, fsspec. They go on
-        # with nothing. But aria2, which has asked for everything first, goes on with what it has.
-        older = match.download
-        is_fetching = older.is_active(now) and older.has_asked_for_everything()
-        if is_fetching or known.has_asked_for_everything:
+        if not reads_at_random(request, match, known):
             return Placement(match, is_refused=True)
     claimed = claimed_bytes(request, known)
     if claimed:
         return Placement(None, claimed=claimed)
     for probe in reversed(known.probes):
-        is_same_version = probe.version.etag == request.version.etag
+        is_same_version = probe.version.is_same(request.version)
         if is_same_version and not probe.is_aria2_probe():
             # Another small piece, as readers of archives ask for.
             return Placement(Match(probe, None), joined=probe)
     return Placement(None)
+
+
+def reads_at_random(request: Transfer, match: Match, known: Known) -> bool:
+    """Return whether *request*, although there is a *match* of another version, seems to go on with
+    nothing: readers of archives ask for closed ranges here and there (remotezip, pip, fsspec).
+
+    aria2 does so too, but it has asked for everything first, and goes on with what it has.
+    """
+    if not match.is_vague or request.form is RangeForm.OPEN:
+        return False
+    older = match.download
+    is_fetching = older.is_active(known.now) and older.has_asked_for_everything()
+    return not is_fetching and not known.has_aria2_probe
 
 
 def joined_download(request: Transfer, match: Match, known: Known) -> Optional[Download]:
@@ -2915,7 +2946,7 @@ def joined_download(request: Transfer, match: Match, known: Known) -> Optional[D
     if match.download.receiver == request.receiver:
         return match.download
     for download in reversed(known.current):
-        is_same_version = download.version.etag == request.version.etag
+        is_same_version = download.version.is_same(request.version)
         if is_same_version and download.status is not Status.DELIVERED:
             return download
     return None
@@ -2933,7 +2964,7 @@ def claimed_bytes(request: Transfer, known: Known) -> int:
         return 0
     if request.form is RangeForm.OPEN:
         return request.first
-    if request.form is RangeForm.CLOSED and known.has_asked_for_everything:
+    if request.form is RangeForm.CLOSED and known.has_aria2_probe:
         return request.first
     return 0
 
@@ -2944,18 +2975,19 @@ def claimed_bytes(request: Transfer, known: Known) -> int:
 def describe_pause(download: Download) -> str:
     """Return the log's words for a download that pauses before it is whole."""
     broken = download.broken_off()
-    if broken and broken.failure:
-        return f"req terminated. at {download.portion()}, {broken.failure}"
-    if broken:
-        return f"req terminated. at {download.portion()}"
-    return describe_arrival(download, f" of {format_size(download.version.size)}")
+    if broken is None:
+        return describe_arrival(download, f" of {format_size(download.version.size)}")
+    event = f"req terminated. at {download.portion()}"
+    if broken.failure:
+        event += f", {broken.failure}"
+    return event
 
 
 def describe_arrival(download: Download, of_size: str = "") -> str:
     """Return what arrived in this session: "req finished. 793.6 MiB, 6.1 s, 130.1 MiB/s"."""
-    assert download.session
-    arrived = count_bytes(download.arrived()) - download.session.arrived_at_start
-    seconds = max(download.session.last_progress - download.session.began_at, 0.001)
+    session = download.session
+    arrived = count_bytes(download.arrived()) - session.arrived_at_start
+    seconds = max(session.last_progress - session.began_at, 0.001)
     rate = format_size(arrived / seconds)
     return f"req finished. {format_size(arrived)}{of_size}, {seconds:.1f} s, {rate}/s"
 
@@ -3003,7 +3035,6 @@ MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, f
 MAX_CONFIRMED = 1 << 16  # bytes of a body that counts at once where a system tells nothing
 REPORT_INTERVAL = 60  # seconds between two lines about the progress of a download
 STOP_TIME = 0.4  # seconds that transfers get to end when the program is stopped
-RECEIVER_NOTE = "waiting for a receiver (Ctrl-C to stop)"
 
 # Takes an address, a subject (a request line or a path) and an event.
 Log = Callable[[str, str, str], None]
@@ -3033,9 +3064,9 @@ class Registry:
         self._reports_progress = reports_progress
         # Tells the time in seconds, to the channels as well.
         self.clock = clock
-        # Seconds in which a reset may still follow the last acknowledgement.
-        self._reset_grace = RESET_GRACE
-        # The active transfer of each channel, or None.
+        # Whether the program ends. Then no transfer waits for a reset that may still come.
+        self._is_stopping = False
+        # All channels, and the active transfer of each; None while nothing is sent on it.
         self._transfers: Dict[Channel, Optional[Transfer]] = {}
         # The download of each active transfer.
         self._download_of: Dict[Transfer, Download] = {}
@@ -3060,8 +3091,8 @@ class Registry:
         if not transfer.resumes_unknown_version:
             return set()
         with self._lock:
-            versions = [each.version for each in self._downloads if each.name == transfer.name]
-        return {each.size for each in versions if each.etag != transfer.version.etag}
+            versions = [each.version for each in self._of_offer(transfer.name)]
+        return {each.size for each in versions if not each.is_same(transfer.version)}
 
     def begin(self, transfer: Transfer, digests: Mapping[int, int]) -> None:
         """Let *transfer* begin as a part of the download that it belongs to. Raise HTTPError where
@@ -3069,25 +3100,32 @@ class Registry:
         with self._lock:
             now = self.clock()
             self._refresh_channels(transfer)
-            known = [each for each in self._downloads if each.name == transfer.name]
-            placement = place(transfer, known, digests, now)
+            placement = place(transfer, self._of_offer(transfer.name), digests, now)
             if placement.is_refused:
                 raise HTTPError(
                     409,
                     phrase="The file has changed: start over",
                     reason="the file has changed, the receiver must start over",
                 )
-            # After the 409: to a receiver of a longer, older version 416 would mean "you have it".
+            # Not before the 409: a receiver of a longer, older version would take 416 for "you have
+            # everything".
             if transfer.first >= transfer.version.size > 0:
                 content_range = f"bytes */{transfer.version.size}"
                 raise HTTPError(416, fields={"Content-Range": content_range})
             if self.has_enough() and not self._goes_on(placement):
                 raise HTTPError(503, "no more downloads are wanted", reason="enough was delivered")
-            download = self._download_for(transfer, placement)
+            download = placement.joined
+            if download is None:
+                download = Download(transfer, now)
+                download.claim(placement.claimed)
+            if placement.match:
+                self._note_continued(placement.match, transfer, download)
             if download.status is not Status.UNDER_WAY:
                 status = 206 if transfer.has_range else 200
                 self.log(transfer.receiver.address, transfer.request_line, f"{status} -")
             download.join(transfer, now)
+            # The download that was asked for last stands at the end.
+            self._forget(download)
             self._downloads.append(download)
             self._transfers[transfer.channel] = transfer
             self._download_of[transfer] = download
@@ -3109,32 +3147,21 @@ class Registry:
         match = placement.match
         return match is not None and match.download.status is Status.UNDER_WAY
 
-    def _download_for(self, transfer: Transfer, placement: Placement) -> Download:
-        """Return the download that *placement* tells, taken from the list, or a new one."""
-        match = placement.match
-        if placement.joined:
-            download = placement.joined
-            self._downloads.remove(download)
-        else:
-            download = Download(transfer.receiver, transfer.name, transfer.version)
-            download.claim(placement.claimed)
-        if match and match.download is not download:
-            self._hand_over(match, transfer, download)
-        elif match and match.transfer:
-            download.note_resumed(match.transfer, transfer.receiver, transfer.first)
-        elif match:
+    def _note_continued(self, match: Match, transfer: Transfer, download: Download) -> None:
+        """Note that *transfer*, which *download* gets, goes on with *match*."""
+        older = match.download
+        if match.transfer:
+            older.note_resumed(match.transfer, transfer.receiver, transfer.first)
+        if older is not download:
+            # Another receiver had it before, or another version of the file.
+            download.add_arrived(older.arrived())
+            download.claim(older.claimed)
+            if match.transfer:
+                download.add_arrived([(match.transfer.first, transfer.first)])
+            older.note_superseded(transfer.receiver)
+        elif match.transfer is None:
             # It fetches segments, so its first offset did not mean that it had all bytes before.
             download.claim(0)
-        return download
-
-    def _hand_over(self, match: Match, transfer: Transfer, heir: Download) -> None:
-        """Let *heir*, to which *transfer* belongs, have what another download got."""
-        heir.inherit(match.download.arrived())
-        heir.claim(match.download.claimed)
-        if match.transfer:
-            heir.inherit([(match.transfer.first, transfer.first)])
-            match.download.note_resumed(match.transfer, transfer.receiver, transfer.first)
-        match.download.note_superseded(transfer.receiver)
 
     def _share_rate(self) -> None:
         """Divide the rate limit among the transfers that are under way."""
@@ -3179,13 +3206,24 @@ class Registry:
     def wait_until_ended(self, channel: Channel) -> None:
         """Wait in the thread of *channel* until its transfer, if it has one, has ended. Raise
         OSError where the connection fails, and FileChanged where the file has changed."""
+        transfer = self._wait_until_acknowledged(channel)
+        if transfer is None:
+            return
+        if channel.file_in_queue:
+            channel.file_in_queue.ensure_unchanged()
+        with self._lock:
+            self._end(transfer, Outcome.FINISHED)
+
+    def _wait_until_acknowledged(self, channel: Channel) -> Optional[Transfer]:
+        """Return the transfer of *channel* once its receiver has got everything; None if it has
+        ended otherwise. Raise OSError where the connection fails."""
         has_input = channel.wait_for_input(FIRST_PAUSE)
         pause = FIRST_PAUSE
         while True:
             with self._lock:
                 transfer = self._transfers[channel]
                 if transfer is None:
-                    return
+                    return None
                 channel.refresh()
                 if channel.is_reset:
                     raise ConnectionResetError
@@ -3193,17 +3231,13 @@ class Registry:
                 # A thousand receivers are looked at less often, so that this costs little.
                 longest_pause = max(CHECK_INTERVAL, len(self._download_of) / 1000)
             if seconds == 0:
-                break
+                return transfer
             if has_input:
                 # The next request is there already, so to wait for input would return at once.
                 time.sleep(pause)
             else:
                 has_input = channel.wait_for_input(min(seconds, pause))
             pause = min(2 * pause, longest_pause)
-        if channel.file_in_queue:
-            channel.file_in_queue.ensure_unchanged()
-        with self._lock:
-            self._end(transfer, Outcome.FINISHED)
 
     def _seconds_to_end(self, transfer: Transfer, has_input: bool) -> float:
         """Return after how many seconds *transfer* has finished if nothing happens; 0 for now."""
@@ -3216,7 +3250,9 @@ class Registry:
         if not channel.reports_acknowledgements and transfer.is_longer_than(MAX_CONFIRMED):
             # Only the receiver can tell, by closing.
             return math.inf
-        return max(0, channel.last_progress + self._reset_grace - self.clock())
+        if self._is_stopping:
+            return 0
+        return max(0, channel.last_progress + RESET_GRACE - self.clock())
 
     def _end(self, transfer: Transfer, outcome: Outcome, failure: str = "") -> None:
         """Let *transfer* end, unless it has ended before; see what becomes of its download."""
@@ -3228,13 +3264,13 @@ class Registry:
         now = self.clock()
         download = self._download_of.pop(transfer)
         download.note_ended(transfer, now)
-        self._judge(download, transfer)
+        self._update_after_end(download, transfer)
         channel.note_progress()
         self._share_rate()
         self._lock.notify_all()
 
-    def _judge(self, download: Download, ended: Transfer) -> None:
-        """See what becomes of *download* now that one of its transfers has *ended*."""
+    def _update_after_end(self, download: Download, ended: Transfer) -> None:
+        """See what becomes of *download*, of which the transfer *ended* is over."""
         is_complete = ended.outcome is Outcome.FINISHED and ended.asks_for_everything
         if is_complete and ended.version == download.version:
             self._deliver(download, [])
@@ -3256,8 +3292,7 @@ class Registry:
                     self._time_out(channel, transfer)
             # A copy, since a download that is delivered may replace others.
             for download in list(self._downloads):
-                if download.session:
-                    download.session.add_sample(now, download.acknowledged())
+                download.session.add_sample(now, download.acknowledged())
                 if download.status is Status.UNDER_WAY or download.active:
                     self._update(download)
                 self._report(download)
@@ -3302,9 +3337,9 @@ class Registry:
             self._deliver(download, [])
         elif is_whole_together(download, partners):
             self._deliver(download, partners)
-        elif download.status is Status.UNDER_WAY:
-            session = download.session
-            if session and now - session.last_ended >= PAUSE_AFTER:
+        else:
+            is_at_rest = now - download.session.last_ended >= PAUSE_AFTER
+            if is_at_rest and download.status is Status.UNDER_WAY:
                 self._pause(download)
 
     def _siblings(self, download: Download) -> List[Download]:
@@ -3315,16 +3350,15 @@ class Registry:
             if each is not download
             and each.name == download.name
             and each.receiver == download.receiver
-            and each.version.etag == download.version.etag
+            and each.version.is_same(download.version)
         ]
 
     def _pause(self, download: Download) -> None:
         """Let *download* rest, and log it unless that would mislead."""
         event = describe_pause(download)
         download.pause()
-        outdated = find_outdated(self._of_offer(download))
+        outdated = find_outdated(self._of_offer(download.name))
         if not self._concerns_nobody(download, outdated):
-            assert download.session
             self.log(download.receiver.address, download.session.request_line, event)
 
     def _concerns_nobody(self, download: Download, outdated: Set[Download]) -> bool:
@@ -3336,7 +3370,8 @@ class Registry:
         if not download.is_brief() or download.has_failed():
             return False
         address = download.receiver.address
-        nearby = [each for each in self._of_offer(download) if each.receiver.address == address]
+        offered = self._of_offer(download.name)
+        nearby = [each for each in offered if each.receiver.address == address]
         arrived = count_bytes(download.held())
         for other in nearby[-MAX_EXAMINED:]:
             is_own = other.receiver == download.receiver
@@ -3344,22 +3379,22 @@ class Registry:
             if is_own and is_later and other.status is Status.UNDER_WAY:
                 # *download* was the probe of aria2 or axel, *other* fetches the pieces.
                 return True
-            is_same = is_own and other.version.etag == download.version.etag
+            is_same = is_own and other.version.is_same(download.version)
             has_more = count_bytes(other.held()) > arrived
             if has_more and (is_same or download.is_probe()):
                 return True
         return False
 
-    def _of_offer(self, download: Download) -> List[Download]:
-        """Return the downloads of the same offer."""
-        return [each for each in self._downloads if each.name == download.name]
+    def _of_offer(self, name: str) -> List[Download]:
+        """Return the downloads of the offer *name*."""
+        return [each for each in self._downloads if each.name == name]
 
     def _deliver(self, download: Download, partners: Sequence[Download]) -> None:
         """Let *download*, whole together with *partners* of the same receiver, be delivered."""
         address = download.receiver.address
         session = download.session
         requests = download.requests + sum(each.requests for each in partners)
-        if session and download.status is Status.UNDER_WAY:
+        if download.status is Status.UNDER_WAY:
             self.log(address, session.request_line, describe_arrival(download))
         self.log(address, f"/{download.name}", describe_delivery(download, requests))
         for other in self._siblings(download):
@@ -3376,7 +3411,7 @@ class Registry:
         """Log the progress of a long download now and then, where there is no terminal."""
         now = self.clock()
         session = download.session
-        if not self._reports_progress or session is None:
+        if not self._reports_progress:
             return
         if download.status is not Status.UNDER_WAY or not download.is_active(now):
             return
@@ -3401,32 +3436,29 @@ class Registry:
         with self._lock:
             return self.has_enough() and not self._under_way() and not self._busy_transfers()
 
-    def waiting_note(self) -> str:
-        """Return the words for the last row of a terminal while there are no other rows."""
-        with self._lock:
-            if self.has_enough():
-                count = len(self._under_way())
-                return f"enough delivered: waiting for {pluralize(count, 'download')} to end"
-            if self._under_way():
-                return ""
-            return RECEIVER_NOTE
-
-    def rows(self, limit: int) -> Tuple[List[Row], int]:
-        """Return a row for each download under way, oldest first and at most *limit*, and how many
-        there are more."""
+    def view(self, limit: int) -> View:
+        """Return a row for each download under way, oldest first and at most *limit*, and the words
+        for the line below them."""
         with self._lock:
             now = self.clock()
-            shown = [each for each in self._under_way() if each.is_active(now)]
+            under_way = self._under_way()
             outdated = find_outdated(self._downloads)
-            shown = [each for each in shown if each not in outdated]
-            shown.sort(key=lambda each: each.session.began_at if each.session else 0)
+            shown = [each for each in under_way if each.is_active(now) and each not in outdated]
+            shown.sort(key=lambda each: each.session.began_at)
             rows = [each.row(self._label(each), now) for each in shown[:limit]]
-            return rows, max(0, len(shown) - limit)
+            more = max(0, len(shown) - limit)
+            note = ""
+            if self.has_enough():
+                count = pluralize(len(under_way), "download")
+                note = f"enough delivered: waiting for {count} to end"
+            elif not under_way:
+                note = "waiting for a receiver (Ctrl-C to stop)"
+            return View(rows, more, note)
 
     def stop(self) -> List[str]:
         """Wait a moment for acknowledged transfers to end; return the closing lines."""
         with self._lock:
-            self._reset_grace = 0
+            self._is_stopping = True
             # The threads of the connections end the transfers, since they check the files.
             self._lock.wait_for(self._nothing_is_acknowledged, STOP_TIME)
             for download in self._under_way():
@@ -3462,9 +3494,10 @@ class Registry:
         """Return the summary: what was delivered, and who has not got everything."""
         delivered = []
         for (name, receiver), count in self._deliveries.items():
-            label = receiver_label(receiver, self._rivals(name))
-            times = f" ({count} times)" if count > 1 else ""
-            delivered.append(f"{name} to {label}{times}")
+            delivery = f"{name} to {receiver_label(receiver, self._rivals(name))}"
+            if count > 1:
+                delivery += f" ({count} times)"
+            delivered.append(delivery)
         lines = ["stopped. nothing was delivered"]
         if delivered:
             lines = [f"stopped. delivered: {join_limited(delivered)}"]
@@ -3507,7 +3540,7 @@ class Registry:
     def _rivals(self, name: str) -> Set[Receiver]:
         """Return the receivers that fetch, or have fetched, the offer *name*."""
         rivals = {receiver for delivered, receiver in self._deliveries if delivered == name}
-        rivals |= {each.receiver for each in self._downloads if each.name == name}
+        rivals |= {each.receiver for each in self._of_offer(name)}
         return rivals
 
     def _under_way(self) -> List[Download]:
@@ -4179,7 +4212,7 @@ def format_duration(seconds: int) -> str:
 
 def format_rate(row: Row) -> str:
     """Return the rate of a download that makes progress, "" of one that is stalled."""
-    if row.idle >= STALLED_AFTER:
+    if row.is_stalled:
         return ""
     return f"{format_size(row.rate)}/s"
 
@@ -4187,7 +4220,7 @@ def format_rate(row: Row) -> str:
 def format_figures(row: Row, rate_width: int) -> str:
     """Return the end of a row: the share, the rate in *rate_width* columns, and the time left."""
     share = format_percentage(row.arrived, row.size)
-    if row.idle >= STALLED_AFTER:
+    if row.is_stalled:
         return f"{share:>4}  stalled {int(row.idle)} s"
     figures = f"{share:>4}  {format_rate(row):>{rate_width}}"
     if row.rate >= 1:
@@ -4225,14 +4258,6 @@ def format_rows(rows: Sequence[Row], columns: int, block: str) -> List[str]:
         bar = pad(block * filled, bar_width)
         lines.append(fit(f"{name} {receiver}{bar}{text}", columns))
     return lines
-
-
-class View(NamedTuple):
-    """What the last lines of a terminal show."""
-
-    rows: Sequence[Row]  # downloads under way
-    more: int  # how many others there are
-    note: str  # the last line, "" if there is nothing to say
 
 
 EMPTY_VIEW = View((), 0, "")
@@ -4309,20 +4334,20 @@ class Terminal:
             else:
                 self._lost_lines += 1
 
-    def show(self, rows: Sequence[Row], more: int, note: str = "") -> None:
-        """Show *rows* below the log of a terminal, that there are some *more*, and a *note*."""
-        self._wanted = View(rows, more, note)
+    def show(self, view: View) -> None:
+        """Show *view* below the log of a terminal."""
+        self._wanted = view
 
     def suspend(self) -> None:
         """Erase the rows and draw none until resume() is called; return when they are erased, or if
         the terminal takes nothing."""
+        self._rows_erased.clear()
         self._is_suspended = True
         self._rows_erased.wait(ERASE_TIMEOUT)
 
     def resume(self) -> None:
         """Draw the rows again, after suspend()."""
         self._is_suspended = False
-        self._rows_erased.clear()
 
     def close(self, lines: Sequence[str]) -> None:
         """Erase the rows and print the last *lines* on stderr; return when that is done, or if the
@@ -4749,9 +4774,12 @@ def make_server(
     if not options.names:
         own = own_files(options)
     excluded = excluded_files(own)
-    show_progress = functools.partial(terminal.show, [], 0)
+
+    def report(progress: str) -> None:
+        terminal.show(View((), 0, progress))
+
     try:
-        named = named_offers(options.names, excluded, show_progress)
+        named = named_offers(options.names, excluded, report)
     except OSError as error:
         raise OSError(error.errno, str(error.strerror) + port_advice(options.names)) from None
     folder = None
@@ -4940,8 +4968,7 @@ def serve(server: QuietServer, terminal: Terminal) -> None:
         if time.monotonic() >= next_check:
             next_check = time.monotonic() + CHECK_INTERVAL
             registry.check_all()
-            rows, more = registry.rows(MAX_ROWS)
-            terminal.show(rows, more, registry.waiting_note())
+            terminal.show(registry.view(MAX_ROWS))
 
 
 class ServerThread(threading.Thread):

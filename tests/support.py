@@ -112,7 +112,7 @@ class Served:
 
     def rest(self) -> None:
         """Wait until nothing is under way, and let the time pass after which downloads pause."""
-        until(lambda: not self.registry.rows(1)[0], "nothing is under way")
+        until(lambda: not self.registry.view(1).rows, "nothing is under way")
         self.clock.ahead += PAUSE_AFTER
 
     def raw(self, request: bytes) -> bytes:

@@ -406,7 +406,7 @@ class TellsNothingTest(ChannelCase):
         """Wait until all of a long body counts, but for its last byte."""
 
         def arrived() -> int:
-            rows, _ = served.registry.rows(1)
+            rows, _, _ = served.registry.view(1)
             return sum(row.arrived for row in rows)
 
         until(lambda: arrived() == MAX_CONFIRMED, "everything is handed over")
@@ -415,7 +415,7 @@ class TellsNothingTest(ChannelCase):
         """Let more time pass than a reset can take, and find the download still under way."""
         served.clock.ahead += 2 * RESET_GRACE
         served.registry.check_all()
-        self.assertEqual(1, len(served.registry.rows(1)[0]), served.log.all())
+        self.assertEqual(1, len(served.registry.view(1).rows), served.log.all())
 
     def test_bytes_count_when_they_are_handed_over(self) -> None:
         channel, receiver = self.channel(SMALL_BUFFER)

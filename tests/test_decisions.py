@@ -82,7 +82,7 @@ def make_transfer(
 
 def make_download(*transfers: Transfer, outcome: Outcome = Outcome.BROKEN) -> Download:
     """Return a download of *transfers*, all of which have ended so, unless they are ACTIVE."""
-    download = Download(transfers[0].receiver, "f", transfers[0].version)
+    download = Download(transfers[0], transfers[0].channel.last_progress)
     for transfer in transfers:
         download.join(transfer, transfer.channel.last_progress)
     if outcome is not Outcome.ACTIVE:
@@ -433,7 +433,7 @@ class ArrivedTest(unittest.TestCase):
         download = make_download(make_transfer(got=1))
         for index in range(MAX_SPANS):
             self.assertFalse(download.has_too_many_spans())
-            download.inherit([(MAX_UNREAD + index * 2, MAX_UNREAD + index * 2 + 1)])
+            download.add_arrived([(MAX_UNREAD + index * 2, MAX_UNREAD + index * 2 + 1)])
         self.assertTrue(download.has_too_many_spans())
 
 

@@ -220,7 +220,7 @@ class LoadCase(ProgramCase):
 
     def arrived(self, served: Served) -> int:
         """Return how much has arrived of the download that began last."""
-        rows, _ = served.registry.rows(8)
+        rows, _, _ = served.registry.view(8)
         return rows[-1].arrived if rows else 0
 
     def wait_for_arrival(self, served: Served, count: int) -> None:
@@ -390,7 +390,7 @@ class ManyConnections(LoadCase):
         self.assert_serves(served)
         served.log.wait_for('"GET /a.txt HTTP/1.1" req finished')
         # The next one waits until the one before has arrived.
-        rows, more = served.registry.rows(8)
+        rows, more, _ = served.registry.view(8)
         self.assertLessEqual(len(rows) + more, 1)
         client.shutdown(socket.SHUT_WR)
         self.assertEqual(count, read_all(client).count(b"\r\n\r\nhello\n"))
@@ -664,7 +664,7 @@ class Noise(LoadCase):
         self.wait_until_gone()
         until(lambda: threading.active_count() <= threads, "no thread is left")
         self.assertLessEqual(len(os.listdir("/dev/fd")), descriptors)
-        self.assertEqual(([], 0), served.registry.rows(8))
+        self.assertEqual([], served.registry.view(8).rows)
         self.assert_no_fault(served.log.all())
 
 
@@ -1086,7 +1086,7 @@ class BadDisks(LoadCase):
                 reader = Caller(lambda: replies.append(self.read_rest(client)))  # noqa: B023
                 self.assertTrue(disk.hangs.wait(PATIENCE))
                 self.assertEqual(self.good, served.fetch("/good").body)
-                self.assertEqual("bad", served.registry.rows(8)[0][0].name)
+                self.assertEqual("bad", served.registry.view(8).rows[0].name)
                 served.registry.check_all()
                 disk.goes_on.set()
                 reader.wait()

@@ -12,7 +12,6 @@ from httpd_download import (
     MAX_PAUSED,
     PAUSE_AFTER,
     PROBE_LIMIT,
-    RECEIVER_NOTE,
     REPORT_INTERVAL,
     RESET_GRACE,
     STALLED_AFTER,
@@ -188,7 +187,7 @@ class TransferTest(Case):
         self.wire(transfer).file_in_queue = mock.Mock(ensure_unchanged=block)
         checking = threading.Thread(target=self.finish, args=[transfer])
         checking.start()
-        looking = threading.Thread(target=self.registry.rows, args=[8], daemon=True)
+        looking = threading.Thread(target=self.registry.view, args=[8], daemon=True)
         self.assertTrue(begun.wait(20))
         looking.start()
         looking.join(10)
@@ -356,7 +355,7 @@ class DownloadTest(Case):
     def test_from_before_this_start(self) -> None:
         rest = self.ask(64)
         self.get(rest, 6)
-        self.assertEqual(self.registry.rows(8)[0][0].arrived, 70 * MIB)
+        self.assertEqual(self.registry.view(8).rows[0].arrived, 70 * MIB)
         self.finish(rest)
         self.assertIn("req finished. 36.0 MiB", self.lines[-2])
         expected = "10.0.0.5 delivered. 100.0 MiB, of which the first 64.0 MiB before this start"
@@ -448,9 +447,9 @@ class VersionTest(Case):
 class EnoughTest(Case):
     def test_enough_without_names(self) -> None:
         self.make(max_deliveries=2)
-        self.assertEqual(self.registry.waiting_note(), RECEIVER_NOTE)
+        self.assertEqual(self.registry.view(1).note, "waiting for a receiver (Ctrl-C to stop)")
         other = self.ask(receiver=AWAY)
-        self.assertEqual(self.registry.waiting_note(), "")
+        self.assertEqual(self.registry.view(1).note, "")
         self.finish(self.ask())
         self.assertFalse(self.registry.has_enough())
         self.finish(self.ask(name="g"))
@@ -458,7 +457,7 @@ class EnoughTest(Case):
         self.assertEqual(self.refuse(503).reason, "enough was delivered")
         self.refuse(503, 10, 20)
         expected = "enough delivered: waiting for 1 download to end"
-        self.assertEqual(self.registry.waiting_note(), expected)
+        self.assertEqual(self.registry.view(1).note, expected)
         self.ask(50, 60, receiver=AWAY)
         self.assertFalse(self.registry.is_done())
         self.finish(other)
@@ -493,22 +492,22 @@ class ViewTest(Case):
         for seconds in range(1, 4):
             self.get(first, 10 * seconds)
             self.wait(1)
-        rows, more = self.registry.rows(8)
+        rows, more, _ = self.registry.view(8)
         self.assertEqual([row.name for row in rows], ["f", "g"])
         self.assertEqual([row.receiver for row in rows], ["10.0.0.5", "10.9.9.9"])
         self.assertEqual((rows[0].arrived, rows[0].size, rows[0].rate), (30 * MIB, SIZE, 10 * MIB))
         self.assertEqual((rows[0].idle, rows[1].idle, more), (1, 3, 0))
-        self.assertEqual([row.name for row in self.registry.rows(1)[0]], ["f"])
-        self.assertEqual(self.registry.rows(1)[1], 1)
+        self.assertEqual([row.name for row in self.registry.view(1).rows], ["f"])
+        self.assertEqual(self.registry.view(1).more, 1)
         self.finish(first)
         self.finish(second)
-        self.assertEqual(self.registry.rows(8), ([], 0))
+        self.assertEqual(self.registry.view(8).rows, [])
 
     def test_program_where_two_share_an_address(self) -> None:
         self.ask()
         self.ask(receiver=WGET)
         self.ask(receiver=AWAY)
-        labels = [row.receiver for row in self.registry.rows(8)[0]]
+        labels = [row.receiver for row in self.registry.view(8).rows]
         self.assertEqual(labels, ["10.0.0.5 (curl)", "10.0.0.5 (wget)", "10.9.9.9"])
 
     def test_summary(self) -> None:

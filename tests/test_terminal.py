@@ -17,6 +17,7 @@ from httpd_download import (
     MAX_QUEUED,
     Row,
     Terminal,
+    View,
     choose_block,
     escape,
     fit,
@@ -226,10 +227,10 @@ class RowsTest(TtyCase):
         tty = Tty()
         terminal = self.open(tty)
         terminal.log("10.0.0.5", "GET /f HTTP/1.1", "200 -")
-        terminal.show([row("f", 440)], 0)
+        terminal.show(View([row("f", 440)], 0, ""))
         self.wait_for_rows(tty, f"f 10.0.0.5  {BLOCK * 11}               44%  0 B/s")
         terminal.log("10.0.0.5", "GET /g HTTP/1.1", "404 -")
-        terminal.show([row("f", 500), row("中文", 0)], 3)
+        terminal.show(View([row("f", 500), row("中文", 0)], 3, ""))
         self.wait_for_rows(
             tty,
             f"f    10.0.0.5  {BLOCK * 12}              50%  0 B/s",
@@ -239,20 +240,20 @@ class RowsTest(TtyCase):
         first, second = tty.screen.rows()[:2]
         self.assertRegex(first, LOG_LINE + '"GET /f HTTP/1.1" 200 -$')
         self.assertRegex(second, LOG_LINE + '"GET /g HTTP/1.1" 404 -$')
-        terminal.show([], 0)
+        terminal.show(View([], 0, ""))
         self.wait_for_rows(tty, first, second)
-        terminal.show([row("f", 991)], 0)
+        terminal.show(View([row("f", 991)], 0, ""))
         terminal.close(["stopped.", "not whole: f"])
-        terminal.show([row("f", 992)], 0)
+        terminal.show(View([row("f", 992)], 0, ""))
         terminal.log("10.0.0.5", "-", "too late")
         self.assertEqual(tty.screen.rows(), [first, second, "stopped.", "not whole: f"])
 
     def test_note_is_the_last_row(self) -> None:
         tty = Tty()
         terminal = self.open(tty)
-        terminal.show([], 0, "waiting for a receiver (Ctrl-C to stop)")
+        terminal.show(View([], 0, "waiting for a receiver (Ctrl-C to stop)"))
         self.wait_for_rows(tty, "waiting for a receiver (Ctrl-C to stop)")
-        terminal.show([row()], 2, "enough delivered: waiting for 3 downloads to end")
+        terminal.show(View([row()], 2, "enough delivered: waiting for 3 downloads to end"))
         end = "enough delivered: waiting for 3 downloads to end"
         self.wait_for_rows(tty, "and 2 more", end)
         self.assertEqual(len(tty.screen.rows()), 3)
@@ -263,14 +264,14 @@ class RowsTest(TtyCase):
         for height, count in [(24, 8), (60, 8), (12, 4), (5, 1), (2, 1)]:
             tty = Tty(80, height)
             terminal = self.open(tty)
-            terminal.show([row(f"f{index}") for index in range(8)], 12)
+            terminal.show(View([row(f"f{index}") for index in range(8)], 12, ""))
             self.wait_for_rows(tty, f"and {20 - count} more")
             self.assertEqual(len(tty.screen.rows()), count + 1)
 
     def test_idle_terminal_is_left_alone(self) -> None:
         tty = Tty()
         terminal = self.open(tty)
-        terminal.show([], 0)
+        terminal.show(View([], 0, ""))
         terminal.close([])
         self.assertEqual(tty.getvalue(), "")
 
@@ -285,12 +286,12 @@ class RowsTest(TtyCase):
         tty = Tty(before)
         terminal = self.open(tty)
         terminal.log("10.0.0.5", "-", "x")
-        terminal.show([row(name), row(name)], 0)
+        terminal.show(View([row(name), row(name)], 0, ""))
         until(lambda: len(tty.screen.lines()) == 3, "two rows")
         log = tty.screen.lines()[0]
         written = len(tty.getvalue())
         tty.screen.columns = after
-        terminal.show([row(name, 900), row(name, 900)], 0)
+        terminal.show(View([row(name, 900), row(name, 900)], 0, ""))
         until(lambda: len(tty.getvalue()) > written, "two others")
         terminal.close(["end"])
         self.assertEqual(tty.screen.lines(), [log, "end"])
@@ -300,7 +301,7 @@ class RowsTest(TtyCase):
         terminal = self.open(tty)
         request = 'GET /\x1b[2J" 200 -\n10.0.0.6 "\u202e HTTP/1.1'
         terminal.log("10.0.0.5", request, "200 -\r")
-        terminal.show([row("a\n\x1b[2J\u202eb", receiver="10.0.0.5 (\x1b[2J)")], 0)
+        terminal.show(View([row("a\n\x1b[2J\u202eb", receiver="10.0.0.5 (\x1b[2J)")], 0, ""))
         until(lambda: len(tty.screen.rows()) == 2, "two lines")
         log, shown = tty.screen.rows()
         self.assertRegex(log, LOG_LINE)
@@ -315,7 +316,7 @@ class RowsTest(TtyCase):
         def log(number: int) -> None:
             for _ in range(50):
                 terminal.log("10.0.0.5", f"GET /{number}", "200 -")
-                terminal.show([row("f")], 0)
+                terminal.show(View([row("f")], 0, ""))
 
         threads = [threading.Thread(target=log, args=(number,)) for number in range(4)]
         for thread in threads:
@@ -335,18 +336,18 @@ class BackgroundTest(TtyCase):
         tty = Tty(200)
         with mock.patch("os.tcgetpgrp", return_value=os.getpgrp()) as foreground:
             terminal = self.open(tty)
-            terminal.show([row("before")], 0)
+            terminal.show(View([row("before")], 0, ""))
             until(lambda: "before" in tty.getvalue(), "a row")
             foreground.return_value = os.getpgrp() + 1
             tty.write("\nthe shell\n")
             written = len(tty.getvalue())
-            terminal.show([row("hidden")], 0)
+            terminal.show(View([row("hidden")], 0, ""))
             for number in range(2):
                 terminal.log("10.0.0.5", f"GET /{number}", "200 -")
                 until(lambda: tty.getvalue().count("200 -\n") > number, "a line")  # noqa: B023
             self.assertRegex(tty.getvalue()[written:], r"\A[^\x1b]*/0[^\x1b]*/1[^\x1b]*\n\Z")
             foreground.return_value = os.getpgrp()
-            terminal.show([row("after")], 0)
+            terminal.show(View([row("after")], 0, ""))
             until(lambda: "after" in tty.getvalue(), "a row")
             terminal.close([])
         self.assertIn("the shell", tty.screen.rows())
@@ -354,7 +355,7 @@ class BackgroundTest(TtyCase):
     def test_suspended_terminal_has_no_rows(self) -> None:
         tty = Tty()
         terminal = self.open(tty)
-        terminal.show([row("f")], 0)
+        terminal.show(View([row("f")], 0, ""))
         until(lambda: bool(tty.screen.rows()), "a row")
         terminal.suspend()
         self.assertEqual(tty.screen.rows(), [])
@@ -401,7 +402,7 @@ class EmphasisTest(TtyCase):
         tty = Tty()
         terminal = self.open(tty, TERM="dumb")
         self.assertFalse(terminal.is_interactive)
-        terminal.show([row("f")], 0, "note")
+        terminal.show(View([row("f")], 0, "note"))
         terminal.close(["end"])
         self.assertEqual(tty.getvalue(), "end\n")
 
@@ -479,7 +480,7 @@ class StreamTest(TtyCase):
         with mock.patch.dict(os.environ, {"TERM": "xterm"}):
             terminal = Terminal(out, err)
         terminal.say("link: http://h/%E4%B8%AD  (中\udcff)")
-        terminal.show([row("中文")], 0)
+        terminal.show(View([row("中文")], 0, ""))
         terminal.log("10.0.0.5", "GET /中é HTTP/1.1", "200 -")
         terminal.close(["stopped. 中"])
         terminal.log("10.0.0.5", "-", "too late")
@@ -514,7 +515,7 @@ class StreamTest(TtyCase):
         tty = Tty(60)
         tty.encoding = "ascii"
         terminal = self.open(tty)
-        terminal.show([row("中文" * 20), row("f", 960)], 0)
+        terminal.show(View([row("中文" * 20), row("f", 960)], 0, ""))
         until(lambda: len(tty.screen.rows()) == 2, "rows")
         rows = tty.screen.rows()
         self.assertTrue(all(line.isascii() and len(line) <= 59 for line in rows), rows)
