@@ -1735,25 +1735,53 @@ def content_type(path: str) -> str:
     return media_type
 
 
-def multipart_parts(
-    ranges: Sequence[ByteRange], size: int, media_type: str, boundary: str
-) -> List[Union[bytes, Span]]:
-    """Return the body of an answer with several ranges (RFC 9110, section 14.6).
+class Body(NamedTuple):
+    """The body of an answer to GET."""
 
-    The file has *size* bytes and this *media_type*. A Span stands for the bytes of the file.
-    """
+    # Bytes, and spans of the file. What is in Content-Length is the sum of their lengths.
+    parts: List[Union[bytes, Span]]
+    # The fields that describe the body.
+    fields: Dict[str, str]
+    length: int
+
+
+def whole_or_partial_body(
+    ranges: Sequence[ByteRange], size: int, media_type: str, boundary: str
+) -> Body:
+    """Return the body that has *ranges*, or everything if there are none, of a file of *size* bytes
+    and this *media_type*. *boundary* separates several ranges (RFC 9110, section 14.6)."""
+    fields = {"Content-Type": media_type}
     parts: List[Union[bytes, Span]] = []
-    for each in ranges:
-        head = (
-            f"\r\n--{boundary}\r\n"
-            f"Content-Type: {media_type}\r\n"
-            f"Content-Range: bytes {each.start}-{each.stop - 1}/{size}\r\n"
-            "\r\n"
-        )
-        parts.append(head.encode())
-        parts.append((each.start, each.stop))
-    parts.append(f"\r\n--{boundary}--\r\n".encode())
-    return parts
+    if not ranges:
+        parts.append((0, size))
+    elif len(ranges) == 1:
+        fields["Content-Range"] = content_range(ranges[0], size)
+        parts.append((ranges[0].start, ranges[0].stop))
+    else:
+        fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+        for each in ranges:
+            head = (
+                f"\r\n--{boundary}\r\n"
+                f"Content-Type: {media_type}\r\n"
+                f"Content-Range: {content_range(each, size)}\r\n"
+                "\r\n"
+            )
+            parts.append(head.encode())
+            parts.append((each.start, each.stop))
+        parts.append(f"\r\n--{boundary}--\r\n".encode())
+    length = 0
+    for part in parts:
+        if isinstance(part, bytes):
+            length += len(part)
+        else:
+            start, stop = part
+            length += stop - start
+    fields["Content-Length"] = str(length)
+    return Body(parts, fields, length)
+
+
+def content_range(each: ByteRange, size: int) -> str:
+    return f"bytes {each.start}-{each.stop - 1}/{size}"
 
 
 def response_head(version: str, status: int, phrase: str, fields: Mapping[str, str]) -> bytes:
@@ -3574,9 +3602,19 @@ NOT_FOUND_ADVICE = "ask the sender for the complete link."
 class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     """Answers GET and HEAD for what a Share offers: whole, in one range or in several."""
 
+    # What socketserver has set: the server, and the socket and the address of the receiver.
     server: "QuietServer"
-    headers: Mapping[str, str]  # type: ignore[assignment]
+    connection: socket.socket
+    client_address: Tuple[Any, ...]
+    # What http.server reads of a request, and parse_request sets: the first line as bytes, the same
+    # line as text, the method, the target, and the fields.
     raw_requestline: bytes
+    requestline: str
+    command: str
+    path: str
+    headers: Mapping[str, str]  # type: ignore[assignment]
+    # Whether the connection ends after this request.
+    close_connection: bool
 
     protocol_version = "HTTP/1.1"
     # With Nagle's algorithm the end of a body would wait for a delayed acknowledgement.
@@ -3588,6 +3626,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        # The connection, and all that is known of it.
         self.channel = Channel(self.connection, self.server.registry.clock)
         # The file that http.server has made would need a socket that blocks.
         self.rfile.close()
@@ -3614,10 +3653,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
     def _answer_requests(self) -> None:
         self.close_connection = False
         while not self.close_connection:
-            # This waits for the next request, or for the end.
+            # Wait for the next request, or for the end.
             self.rfile.peek(1)  # type: ignore[attr-defined]
             self.server.registry.on_input(self.channel)
-            # This stays so unless parse_request finds that the request keeps the connection.
+            # True unless parse_request finds that the request keeps the connection.
             self.close_connection = True
             try:
                 self.handle_one_request()
@@ -3649,7 +3688,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         if len(line) > MAX_HEAD:
             raise HTTPError(414)
         head = bytearray(line)
-        # The request line has a limit of its own.
+        # The field lines have a limit of their own.
         limit = len(line) + MAX_HEAD
         while line:
             line = self.rfile.readline(MAX_HEAD + 1)
@@ -3690,14 +3729,16 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             self._send_head_alone(304, fields)
             return
         fields["Content-Disposition"] = content_disposition(as_utf8(offer.name))
-        fields["Content-Type"] = self.guess_type(offer.name)
+        size = offer.version.size
+        boundary = os.urandom(12).hex()
         if self.command == "HEAD":
-            fields["Content-Length"] = str(offer.version.size)
-            self._send_head_alone(200, fields)
+            body = whole_or_partial_body([], size, content_type(offer.name), boundary)
+            self._send_head_alone(200, {**fields, **body.fields})
             return
         ranges = self._requested_ranges(offer)
         transfer = self._begin_transfer(offer, ranges)
-        self._send_body(offer, transfer, ranges, fields)
+        body = whole_or_partial_body(ranges, size, content_type(offer.name), boundary)
+        self._send_body(206 if ranges else 200, {**fields, **body.fields}, body, offer, transfer)
         if self.close_connection:
             # A client that reads until the end need not wait for the acknowledgement.
             self.channel.finish_writing()
@@ -3732,33 +3773,15 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         return transfer
 
     def _send_body(
-        self,
-        offer: Offer,
-        transfer: Transfer,
-        ranges: Sequence[ByteRange],
-        fields: Mapping[str, str],
+        self, status: int, fields: Mapping[str, str], body: Body, offer: Offer, transfer: Transfer
     ) -> None:
         """Send the head and the body of a response to GET."""
-        fields = dict(fields)
-        size = offer.version.size
-        parts: List[Union[bytes, Span]] = list(transfer.spans)
-        if len(ranges) == 1:
-            start, stop = transfer.spans[0]
-            fields["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        elif ranges:
-            boundary = os.urandom(12).hex()
-            parts = multipart_parts(ranges, size, fields["Content-Type"], boundary)
-            fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-        length = 0
-        for part in parts:
-            length += len(part) if isinstance(part, bytes) else part[1] - part[0]
-        fields["Content-Length"] = str(length)
-        if not self.channel.reports_acknowledgements and length > MAX_CONFIRMED:
+        if not self.channel.reports_acknowledgements and body.length > MAX_CONFIRMED:
             # Only by closing can the receiver tell that it has everything.
             self.close_connection = True
-        head = self._head(206 if ranges else 200, fields)
-        transfer.begin_body(self.channel.handed_over + len(head), length)
-        self.channel.send(body_parts(head, parts, offer))
+        head = self._head(status, fields)
+        transfer.begin_body(self.channel.handed_over + len(head), body.length)
+        self.channel.send(response_parts(head, body, offer))
 
     def _send_head_alone(self, status: int, fields: Mapping[str, str]) -> None:
         self.log_request(status)
@@ -3777,19 +3800,21 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         fields["Content-Length"] = str(len(body))
         self.log_request(error.status, f"- {error.reason}".rstrip())
         response = self._head(error.status, fields, error.phrase)
-        # A HEAD gets no body. parse_request may have failed before it set ``command``.
+        # A HEAD gets no body. Its fields may be malformed, and then ``command`` is not set.
         if not self.requestline.startswith("HEAD "):
             response += body
         self.channel.send([response])
 
     def _head(self, status: int, fields: Mapping[str, str], phrase: str = "") -> bytes:
-        """Return the head of a response with *fields*; decide whether the connection is kept."""
+        """Return the head of a response with *fields*. Close the connection after it if enough was
+        delivered."""
         if self.server.registry.has_enough():
             self.close_connection = True
         all_fields = {"Server": "httpd_download", "Date": http_date(int(time.time()))}
         all_fields.update(fields)
         all_fields["X-Content-Type-Options"] = "nosniff"
         version = self.protocol_version
+        # Not from the parsed request, since the head may be malformed.
         if self.requestline.endswith("HTTP/1.0"):
             version = "HTTP/1.0"
         if self.close_connection:
@@ -3804,9 +3829,6 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         raise HTTPError(405, fields={"Allow": "GET, HEAD"})
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse_method
-
-    def guess_type(self, path: Any) -> str:
-        return content_type(path)
 
     def send_error(
         self, code: int, message: Optional[str] = None, explain: Optional[str] = None
@@ -3823,10 +3845,10 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         """Log nothing: http.server would add a second line to that of the request."""
 
 
-def body_parts(head: bytes, parts: Iterable[Union[bytes, Span]], offer: Offer) -> Iterator[Part]:
-    """Yield *head*, and the *parts* of a body, the spans as the bytes of *offer*."""
+def response_parts(head: bytes, body: Body, offer: Offer) -> Iterator[Part]:
+    """Yield *head* and *body*, its spans as the bytes of *offer*."""
     yield head
-    for part in parts:
+    for part in body.parts:
         if isinstance(part, bytes):
             yield part
         else:
@@ -3860,8 +3882,8 @@ class QuietServer(socketserver.ThreadingTCPServer):
         self.resume_only = resume_only
         # How https is spoken; None for http.
         self._tls = tls
-        # Counts the connections that may still be accepted. The server thread acquires it for each
-        # connection, and the thread of the connection releases it.
+        # Counts how many more connections may be accepted. The server thread acquires it for each
+        # connection, and the thread of the connection releases it at the end.
         self._free_connections = threading.Semaphore(max_connections)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, PartialContentHandler)
@@ -3906,10 +3928,6 @@ class QuietServer(socketserver.ThreadingTCPServer):
         self._free_connections.release()
         self.close_request(request)
 
-    def close_connections(self) -> None:
-        """Close all connections, so that what was handed over still arrives."""
-        self.registry.close_connections()
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a bug, or what TLS found wrong. Say nothing of networks and changed files, of which
         the registry has logged what there is to say."""
@@ -3953,7 +3971,9 @@ def tls_context(certificate: str, key: Optional[str]) -> "ssl.SSLContext":
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
-        files = f"{certificate} and {key}" if key else f"{certificate}, without --tls-key"
+        files = f"{certificate}, without --tls-key"
+        if key:
+            files = f"{certificate} and {key}"
         reason = f"not a certificate with its key: {describe_tls_failure(error)}"
         raise OSError(errno.EINVAL, reason, files) from None
     return context
@@ -4230,12 +4250,20 @@ def format_figures(row: Row, rate_width: int) -> str:
     return figures
 
 
-def format_rows(rows: Sequence[Row], columns: int, block: str) -> List[str]:
-    """Return one line for each of *rows*, at most *columns* wide and aligned with the others, with
-    bars made of *block*. In a narrow window the bars go first, then the ends of the names, then
-    the receivers."""
-    rate_width = max((len(format_rate(row)) for row in rows), default=0)
-    figures = [format_figures(row, rate_width) for row in rows]
+class Widths(NamedTuple):
+    """The columns of the parts of a row."""
+
+    name: int
+    receiver: int
+    bar: int
+    # The share, the rate and the time left take the rest.
+
+
+def choose_widths(rows: Sequence[Row], figures: Sequence[str], columns: int) -> Widths:
+    """Return how wide the parts of *rows*, which end with *figures*, are in a window of *columns*.
+
+    In a narrow window the bars go first, then the ends of the names, then the receivers.
+    """
     figures_width = max((len(text) for text in figures), default=0)
     name_width = max((text_width(row.name) for row in rows), default=0)
     receiver_width = max((text_width(row.receiver) + 2 for row in rows), default=0)
@@ -4247,15 +4275,23 @@ def format_rows(rows: Sequence[Row], columns: int, block: str) -> List[str]:
     if room < min(name_width, MIN_NAME_WIDTH):
         room += receiver_width
         receiver_width = 0
-    name_width = min(name_width, room)
+    return Widths(min(name_width, room), receiver_width, bar_width)
+
+
+def format_rows(rows: Sequence[Row], columns: int, block: str) -> List[str]:
+    """Return one line for each of *rows*, at most *columns* wide and aligned with the others, with
+    bars made of *block*."""
+    rate_width = max((len(format_rate(row)) for row in rows), default=0)
+    figures = [format_figures(row, rate_width) for row in rows]
+    widths = choose_widths(rows, figures, columns)
     lines = []
     for row, text in zip(rows, figures):
-        name = pad(fit(row.name, name_width), name_width)
+        name = pad(fit(row.name, widths.name), widths.name)
         receiver = ""
-        if receiver_width:
-            receiver = pad(row.receiver, receiver_width)
-        filled = row.arrived * bar_width // max(row.size, 1)
-        bar = pad(block * filled, bar_width)
+        if widths.receiver:
+            receiver = pad(row.receiver, widths.receiver)
+        filled = row.arrived * widths.bar // max(row.size, 1)
+        bar = pad(block * filled, widths.bar)
         lines.append(fit(f"{name} {receiver}{bar}{text}", columns))
     return lines
 
@@ -4291,7 +4327,8 @@ class Terminal:
         self._colours: Dict[str, str] = {}
         if self.is_interactive and not os.environ.get("NO_COLOR"):
             self._colours = EVENT_COLOURS
-        # Protects the queue and the number of lost lines. Never held while something is printed.
+        # Protects the next two attributes. Never held while something is printed. The attributes
+        # after them are only replaced as a whole, so they need no lock.
         self._queue_lock = threading.Lock()
         # Texts that the writer has not taken yet.
         self._queue: List[QueuedText] = []
@@ -4299,7 +4336,7 @@ class Terminal:
         self._lost_lines = 0
         # The very last lines, once close() was called.
         self._closing_lines: Optional[Sequence[str]] = None
-        # The view that shall be shown below the log. Only show() replaces it.
+        # The view that show() wants below the log.
         self._wanted = EMPTY_VIEW
         # The view that the writer has drawn there, and its lines. The cursor waits at the end of
         # the last line, which is empty if there is nothing to say.
@@ -4375,7 +4412,7 @@ class Terminal:
         """Print what is queued and what has changed, many times a second."""
         while True:
             time.sleep(WRITE_INTERVAL)
-            # Look at both only once in each turn: other threads can change them at any moment.
+            # Read these two once in each turn: other threads may change them at any moment.
             closing_lines = self._closing_lines
             is_suspended = self._is_suspended
             texts = self._take_queue()
@@ -4413,7 +4450,7 @@ class Terminal:
             self._drawn_lines = [""]
             return texts
         if not texts and wanted == self._drawn:
-            return []
+            return texts
         columns, height = self._size()
         erase = erasing_sequence(self._drawn_lines, columns)
         self._drawn = wanted
@@ -4457,6 +4494,7 @@ class Terminal:
         more = view.more + len(view.rows) - len(rows)
         if more:
             lines.append(fit(f"and {more} more", columns))
+        # There is always a last line, where the cursor waits, even if it is empty.
         if view.note or not more:
             lines.append(fit(encodable(escape(view.note), self._err), columns))
         return lines
@@ -4517,6 +4555,7 @@ END_CHECK_INTERVAL = 0.05  # seconds between two checks of the main thread for a
 STACK_SIZE = 256 * 1024  # bytes for each thread, of which it touches only a few
 MAX_DESCRIPTORS = 32_768  # descriptors that are used at most, even if the limit is higher
 MACOS_MAX_DESCRIPTORS = 10_240  # macOS calls its limit infinite, but grants no more (OPEN_MAX)
+WINDOWS_DESCRIPTORS = 4_096  # Windows has no limit to ask for
 RESERVED_DESCRIPTORS = 24  # standard streams, the listening socket, modules that are being loaded
 DESCRIPTORS_PER_CONNECTION = 4  # its socket, a file, the folder of that file, the file sent before
 WSAEACCES = 10013  # Windows: the port is reserved, or another program has it for itself
@@ -4794,12 +4833,14 @@ def make_server(
         options.limit_rate,
         reports_progress=not terminal.is_interactive,
     )
-    max_connections = raise_descriptor_limit()
-
-    def listen(address: Tuple[Any, ...]) -> QuietServer:
-        return QuietServer(address, share, registry, max_connections, options.resume_only, tls)
-
-    return bind_server(listen, options.bind, options.port)
+    max_connections = connections_for(raise_descriptor_limit())
+    failure = OSError()
+    for address in candidate_addresses(options.bind, options.port):
+        try:
+            return QuietServer(address, share, registry, max_connections, options.resume_only, tls)
+        except OSError as error:
+            failure = error
+    raise bind_failure(failure, options.bind, options.port)
 
 
 def own_files(options: argparse.Namespace) -> List[str]:
@@ -4837,10 +4878,9 @@ def port_advice(names: Sequence[str]) -> str:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the number of files that may be open as far as possible; return how many connections
-    that is enough for."""
+    """Raise the number of files that may be open as far as possible, and return it."""
     if resource is None:
-        return 1000
+        return WINDOWS_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard
     if hard == resource.RLIM_INFINITY:
@@ -4852,34 +4892,37 @@ def raise_descriptor_limit() -> int:
         except (OSError, ValueError):
             pass
     if soft == resource.RLIM_INFINITY or soft > MAX_DESCRIPTORS:
-        soft = MAX_DESCRIPTORS
-    return max(1, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION)
+        return MAX_DESCRIPTORS
+    return soft
 
 
-def bind_server(
-    listen: Callable[[Tuple[Any, ...]], QuietServer], bind: Optional[str], port: int
-) -> QuietServer:
-    """Bind the first address that can be bound, and return the server that *listen* makes of it.
-    Try the host *bind* or, if it is None, all addresses of this machine: IPv6 together with IPv4,
-    then IPv4 alone. Try *port* or, if it is 0, random ports. Raise OSError."""
-    hosts = ["::", "0.0.0.0"]
-    if bind is not None:
-        hosts = [bind]
+def connections_for(descriptors: int) -> int:
+    """Return how many connections so many descriptors are enough for."""
+    return max(1, (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION)
+
+
+def candidate_addresses(bind: Optional[str], port: int) -> Iterator[Tuple[Any, ...]]:
+    """Yield the socket addresses to try, the best one first: of the host *bind* or, if it is None,
+    of all addresses of this machine, IPv6 together with IPv4, then IPv4 alone; with *port* or, if
+    it is 0, with random ports."""
     ports = [port]
     if port == 0:
         ports = random.sample(RANDOM_PORTS, PORT_ATTEMPTS)
-    failure = OSError()
+    hosts = ["::", "0.0.0.0"]
+    if bind is not None:
+        hosts = [bind]
     for host in hosts:
-        address = numeric_address(host)
+        address, _, *rest = numeric_address(host)
         for candidate in ports:
-            try:
-                return listen((address[0], candidate, *address[2:]))
-            except OSError as error:
-                failure = error
-    place = hosts[-1]
+            yield (address, candidate, *rest)
+
+
+def bind_failure(error: OSError, bind: Optional[str], port: int) -> OSError:
+    """Return the error to report after *error* at the last candidate."""
+    place = bind or "0.0.0.0"
     if port != 0:
         place += f" port {port}"
-    raise OSError(failure.errno, describe_bind_failure(failure), place)
+    return OSError(error.errno, describe_bind_failure(error), place)
 
 
 def describe_bind_failure(error: OSError) -> str:
@@ -5020,7 +5063,7 @@ def note_signals(names: Sequence[str], notes: List[int]) -> None:
         number = getattr(signal, name, None)
         # Not every system has each of them. Do not catch a signal that is ignored (nohup).
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: notes.append(number))
+            signal.signal(number, lambda received, _frame: notes.append(received))
 
 
 def wait_for_end(thread: threading.Thread, end_signals: List[int], terminal: Terminal) -> None:
@@ -5028,7 +5071,7 @@ def wait_for_end(thread: threading.Thread, end_signals: List[int], terminal: Ter
     stop_signals: List[int] = []
     if terminal.is_interactive:
         note_signals(["SIGTSTP"], stop_signals)
-    # No lock and no Event: a handler that runs while the main thread waits for one could need it.
+    # Not an Event: a signal handler that sets it could interrupt the main thread inside of it.
     while thread.is_alive() and not end_signals:
         time.sleep(END_CHECK_INTERVAL)
         if stop_signals:
@@ -5058,7 +5101,7 @@ def finish(thread: ServerThread, options: argparse.Namespace) -> Tuple[int, List
         if server.registry.has_unfinished():
             lines.append(resume_advice(server.server_port, options))
         # Windows resets the connections of a process that ends, unless they are closed before.
-        server.close_connections()
+        server.registry.close_connections()
     elif not thread.failure:
         lines.append("stopped. nothing was delivered")
     status = 0

@@ -26,6 +26,7 @@ from httpd_download import (
     __version__,
     base_url,
     choose_block,
+    connections_for,
     describe_bind_failure,
     local_addresses,
     parse_arguments,
@@ -500,7 +501,7 @@ class StartTest(Case):
             with mock.patch.multiple(
                 resource, getrlimit=lambda _, both=(soft, hard): both, setrlimit=mock.DEFAULT
             ) as calls:
-                self.assertEqual(raise_descriptor_limit(), connections)
+                self.assertEqual(connections_for(raise_descriptor_limit()), connections)
             asked = [call.args[1][0] for call in calls["setrlimit"].mock_calls]
             self.assertEqual(asked, [new] if new else [])
 
@@ -552,7 +553,7 @@ class FailureTest(Case):
         messages = {
             "QuietServer.server_bind": "127.0.0.1: no more",
             "QuietServer.handle_request": died,
-            "Registry.rows": died,
+            "Registry.view": died,
         }
         code = "def die(*_): raise OSError(5, 'no more')\nhttpd_download."
         programs = [self.start_code(f"{code}{method} = die") for method in messages]
