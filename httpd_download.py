@@ -1372,6 +1372,7 @@ class HTTPError(Exception):
         fields: Optional[Mapping[str, str]] = None,
         phrase: str = "",
         reason: str = "",
+        is_logged: bool = True,
     ) -> None:
         super().__init__(status, detail)
         # The status code, such as 404.
@@ -1386,6 +1387,8 @@ class HTTPError(Exception):
             self.phrase = http.HTTPStatus(status).phrase
         # An explanation for the sender, written behind the status in the log; or empty.
         self.reason = reason
+        # Whether the answer makes a line in the log.
+        self.is_logged = is_logged
 
 
 class Request(NamedTuple):
@@ -2560,6 +2563,9 @@ class Download:
         # by then.
         self.superseded_by: Optional[Receiver] = None
         self._transmitted_before = 0
+        # When the log last told that a request was refused, since it would have gone on with this
+        # download and with another version.
+        self._refused_at = -math.inf
 
     # What happens to it. The registry calls these.
 
@@ -2569,6 +2575,7 @@ class Download:
         self.requests += 1
         self.asked_at = now
         self.superseded_by = None
+        self._refused_at = -math.inf
         self.active.append(transfer)
         if self.status is not Status.UNDER_WAY:
             arrived = count_bytes(self.arrived())
@@ -2603,6 +2610,10 @@ class Download:
         if transfer.outcome is not Outcome.ACTIVE and receiver == self.receiver:
             # It counts as abandoned now, so more of it may have arrived.
             self.add_arrived(transfer.arrived())
+
+    def note_refused(self, now: float) -> None:
+        """Note that the log tells of a refused request, which would have gone on with it."""
+        self._refused_at = now
 
     def pause(self) -> None:
         self.status = Status.PAUSED
@@ -2651,6 +2662,10 @@ class Download:
             if transfer.outcome is not Outcome.BROKEN and not transfer.channel.is_reset:
                 spans += transfer.spans
         return any(start <= offset < stop for start, stop in spans)
+
+    def is_refused_since(self, then: float) -> bool:
+        """Return whether the log has told of a refused request since *then*."""
+        return self._refused_at > then
 
     def is_superseded(self) -> bool:
         """Return whether another receiver has gone on with it, and it made no progress since."""
@@ -2726,8 +2741,10 @@ class Download:
         """Return how much of the file the receiver has: "45% (640.0 MiB of 1.4 GiB)"."""
         count = count_bytes(self.held())
         size = self.version.size
-        share = format_percentage(count, size)
-        return f"{share} ({format_size(count)} of {format_size(size)})"
+        part = format_size(count)
+        if count < size and part == format_size(size):
+            part = f"all but {format_size(size - count)}"
+        return f"{format_percentage(count, size)} ({part} of {format_size(size)})"
 
 
 def is_whole_together(download: Download, partners: Sequence[Download]) -> bool:
@@ -3129,11 +3146,17 @@ class Registry:
             now = self.clock()
             self._refresh_channels(transfer)
             placement = place(transfer, self._of_offer(transfer.name), digests, now)
-            if placement.is_refused:
+            if placement.match and placement.is_refused:
+                older = placement.match.download
+                # axel repeats its request all the time.
+                is_repeated = older.is_refused_since(now - REPORT_INTERVAL)
+                if not is_repeated:
+                    older.note_refused(now)
                 raise HTTPError(
                     409,
                     phrase="The file has changed: start over",
                     reason="the file has changed, the receiver must start over",
+                    is_logged=not is_repeated,
                 )
             # Not before the 409: a receiver of a longer, older version would take 416 for "you have
             # everything".
@@ -3798,7 +3821,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             body = b""
         fields = {"Content-Type": "text/plain; charset=utf-8", **error.fields}
         fields["Content-Length"] = str(len(body))
-        self.log_request(error.status, f"- {error.reason}".rstrip())
+        if error.is_logged:
+            self.log_request(error.status, f"- {error.reason}".rstrip())
         response = self._head(error.status, fields, error.phrase)
         # A HEAD gets no body. Its fields may be malformed, and then ``command`` is not set.
         if not self.requestline.startswith("HEAD "):
@@ -4722,7 +4746,7 @@ def make_parser() -> Parser:
         metavar="N",
         type=delivery_count,
         default=0,
-        help="exit after N deliveries (of each FILE and FOLDER)",
+        help="exit after N deliveries, of each if some are named",
     )
     add(
         "--host",
@@ -4744,7 +4768,7 @@ def make_parser() -> Parser:
     prefixes.add_argument(
         "--prefix", metavar="WORD", type=prefix_word, help="put WORD before each name"
     )
-    add("--resume-only", action="store_true", help="allow no downloads in segments")
+    add("--resume-only", action="store_true", help="make download managers use a single connection")
     add(
         "--timeout",
         metavar="SECONDS",
@@ -4756,7 +4780,10 @@ def make_parser() -> Parser:
         "--tls-cert", metavar="FILE", type=path_name, help="serve https with this certificate chain"
     )
     add(
-        "--tls-key", metavar="FILE", type=path_name, help="its private key, if that is another file"
+        "--tls-key",
+        metavar="FILE",
+        type=path_name,
+        help="the private key, if it has its own file",
     )
     add(
         "--version",

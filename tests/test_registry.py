@@ -152,7 +152,7 @@ class TransferTest(Case):
             self.finish(transfer)
         self.reset(transfer, 100)
         self.wait()
-        self.check("200 -", "req terminated. at 99% (100.0 MiB of 100.0 MiB)")
+        self.check("200 -", "req terminated. at 99% (all but 1 B of 100.0 MiB)")
 
     def test_failures_are_named_but_those_of_the_network(self) -> None:
         for error, words in [
@@ -174,7 +174,7 @@ class TransferTest(Case):
             self.finish(transfer)
         self.break_off(transfer, 100, caught.exception)
         self.wait()
-        self.check("200 -", "req terminated. at 99% (100.0 MiB of 100.0 MiB), changed")
+        self.check("200 -", "req terminated. at 99% (all but 1 B of 100.0 MiB), changed")
 
     def test_no_lock_is_held_while_a_file_is_checked(self) -> None:
         transfer = self.ask()
@@ -403,6 +403,17 @@ class VersionTest(Case):
         self.assertEqual(error.reason, "the file has changed, the receiver must start over")
         self.refuse(409, 200, 200, version=NEW)
         self.refuse(416, 200, 200)
+
+    def test_repeated_refusals_make_a_line_a_minute(self) -> None:
+        """axel repeats its request many times a second."""
+        self.reset(self.ask(), 45)
+        for seconds, is_logged in [(0, True), (0.1, False), (30, False), (REPORT_INTERVAL, True)]:
+            self.now += seconds
+            error = self.refuse(409, 45, version=NEW)
+            self.assertIs(error.is_logged, is_logged, seconds)
+        # What the receiver does next is new, and so is another refusal.
+        self.reset(self.ask(45), 50)
+        self.assertTrue(self.refuse(409, 50, version=NEW).is_logged)
 
     def test_begun_anew_it_says_nothing_more_of_the_old_one(self) -> None:
         self.reset(self.ask(), 45)
