@@ -1841,13 +1841,16 @@ def is_tls_error(error: Optional[BaseException]) -> bool:
     return module is not None and isinstance(error, module.SSLError)
 
 
-def describe_failure(error: BaseException) -> str:
+def describe_local_failure(error: BaseException) -> str:
     """Return in a few words how the disk or the program failed; "" for a failure of the network."""
     if isinstance(error, (ConnectionError, TimeoutError, socket.timeout)):
         return ""
     if is_tls_error(error) or getattr(error, "errno", None) in NETWORK_ERRNOS:
         return ""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    words = getattr(error, "strerror", None) or str(error)
+    if not words:
+        return type(error).__name__
+    return str(words)
 
 
 def wait_for_socket(sock: socket.socket, event: int, seconds: float) -> bool:
@@ -2409,7 +2412,7 @@ class Transfer:
         rest_start = min(self.resume_offset(), rest_stop - 1)
         return not any(start <= rest_start and rest_stop <= stop for start, stop in arrived)
 
-    def _count(self, position: int) -> int:
+    def _body_bytes_before(self, position: int) -> int:
         """Return how many bytes of the body lie before *position* of the channel."""
         if self._position is None:
             return 0
@@ -2417,18 +2420,18 @@ class Transfer:
 
     def acknowledged(self) -> int:
         """Return how many bytes of the body are acknowledged."""
-        return self._count(self.channel.acknowledged)
+        return self._body_bytes_before(self.channel.acknowledged)
 
     def transmitted(self) -> int:
         """Return how many bytes of the body have left, as far as the system tells."""
-        return max(self._count(self.channel.transmitted), self.acknowledged())
+        return max(self._body_bytes_before(self.channel.transmitted), self.acknowledged())
 
     def is_acknowledged(self) -> bool:
         """Return whether the whole body is acknowledged."""
         return self._position is not None and self.acknowledged() == self._length
 
     def resume_offset(self) -> int:
-        """Return the first byte of the file that is not acknowledged."""
+        """Return the first byte of the file that is not acknowledged; only for a single range."""
         return self.first + self.acknowledged()
 
     def may_be_resumed(self, receiver: Receiver, offset: int) -> bool:
@@ -2478,9 +2481,11 @@ class Transfer:
         """
         if self._is_abandoned():
             return True
-        if now - self.channel.last_progress < STALLED_AFTER:
+        last_progress = self.channel.last_progress
+        if now - last_progress < STALLED_AFTER:
             return False
-        return bool(self._resumptions) or asked_at > self.channel.last_progress
+        has_been_resumed = bool(self._resumptions)
+        return has_been_resumed or asked_at > last_progress
 
 
 class Session:
@@ -2809,23 +2814,29 @@ def find_outdated(downloads: Sequence[Download]) -> Set[Download]:
 
 def nearest_left_off(request: Transfer, downloads: Iterable[Download]) -> Optional[Match]:
     """Return which of *downloads* left off nearest to where *request* begins."""
-    found: List[Tuple[int, Match]] = []
+    nearest: Optional[Match] = None
+    shortest_distance = MAX_UNREAD
     for download in downloads:
-        for transfer in (*download.active, *download.ended):
-            if transfer.may_be_resumed(request.receiver, request.first):
-                distance = abs(transfer.resume_offset() - request.first)
-                found.append((distance, Match(download, transfer)))
-        end = download.version.size
-        is_behind_end = end - MAX_UNREAD <= request.first <= end
-        is_at_address = download.receiver.address == request.receiver.address
-        is_older = not download.version.is_same(request.version)
-        is_complete = download.status is Status.DELIVERED
-        if is_complete and is_older and is_behind_end and is_at_address:
-            # The receiver has all of the older version, and goes on behind its end.
-            found.append((end - request.first, Match(download, None)))
-    if not found:
-        return None
-    return min(found, key=lambda each: each[0])[1]
+        for offset, match in resumable_matches(request, download):
+            distance = abs(offset - request.first)
+            if nearest is None or distance < shortest_distance:
+                nearest = match
+                shortest_distance = distance
+    return nearest
+
+
+def resumable_matches(request: Transfer, download: Download) -> Iterator[Tuple[int, Match]]:
+    """Yield what *request* may go on with in *download*, and the offset where that left off."""
+    for transfer in (*download.active, *download.ended):
+        if transfer.may_be_resumed(request.receiver, request.first):
+            yield transfer.resume_offset(), Match(download, transfer)
+    # A receiver that has all of an older version may ask for what comes behind its end.
+    end = download.version.size
+    is_behind_end = end - MAX_UNREAD <= request.first <= end
+    is_at_address = download.receiver.address == request.receiver.address
+    is_older = not download.version.is_same(request.version)
+    if download.status is Status.DELIVERED and is_older and is_behind_end and is_at_address:
+        yield end, Match(download, None)
 
 
 class Known(NamedTuple):
@@ -3074,14 +3085,17 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 # terminal is waited for: the log only queues lines, and the thread of a connection checks its file
 # before it takes the lock.
 
-FIRST_PAUSE = 0.001  # seconds until the end of a response is first looked for; then doubled
+FIRST_PAUSE = 0.001  # seconds until a first look whether a response has arrived; then doubled
 MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
-MAX_CONFIRMED = 1 << 16  # bytes of a body that counts at once where a system tells nothing
+# Bytes of a body that counts as soon as it is handed over where the system reports no
+# acknowledgements. A longer one counts when the receiver closes.
+MAX_CONFIRMED = 1 << 16
 REPORT_INTERVAL = 60  # seconds between two lines about the progress of a download
 STOP_TIME = 0.4  # seconds that transfers get to end when the program is stopped
 
-# Takes an address, a subject (a request line or a path) and an event.
+# A function that logs an event. It takes the address of a receiver, a subject (a request line or
+# the path of an offer), and the event.
 Log = Callable[[str, str, str], None]
 
 
@@ -3244,7 +3258,7 @@ class Registry:
                 channel.note_reset()
             transfer = self._transfers.get(channel)
             if transfer:
-                self._end(transfer, Outcome.BROKEN, describe_failure(error))
+                self._end(transfer, Outcome.BROKEN, describe_local_failure(error))
 
     def remove(self, channel: Channel) -> None:
         """Forget *channel*, whose thread closes it next."""
@@ -5077,7 +5091,7 @@ class ServerThread(threading.Thread):
 
 def describe_start_failure(error: BaseException) -> str:
     """Return what could not be done at the start, and with which file or address."""
-    reason = describe_failure(error) or str(error) or repr(error)
+    reason = describe_local_failure(error) or str(error) or repr(error)
     place = getattr(error, "filename", None)
     if place:
         return f"{place}: {reason}"

@@ -28,7 +28,7 @@ from httpd_download import (
     PinnedFile,
     count_unacknowledged,
     count_untransmitted,
-    describe_failure,
+    describe_local_failure,
     supports_rate_limit,
     tls_context,
     wait_for_socket,
@@ -312,7 +312,7 @@ class SendTest(ChannelCase):
             (ZeroDivisionError(), "ZeroDivisionError"),
         ]
         for error, words in cases:
-            self.assertEqual(words, describe_failure(error), repr(error))
+            self.assertEqual(words, describe_local_failure(error), repr(error))
 
 
 class WaitsTest(ChannelCase):
