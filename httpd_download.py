@@ -631,7 +631,7 @@ class OfferedFile:
         """Take over *descriptor*, of a regular file that has this *status*."""
         # What the link calls the file: its path below the folder that is offered.
         self.name = name
-        # What is sent.
+        # The file itself.
         self._file = PinnedFile(
             descriptor, "the file", status.st_size, status.st_mtime_ns, may_grow=True
         )
@@ -815,10 +815,10 @@ def round_up(size: int) -> int:
     return blocks * BLOCK
 
 
-# A folder as a tar archive: its layout, and what is opened of it for one request.
+# A folder as a tar archive: its layout, and the files that are opened for one request.
 
-# Permission bits and the sticky bit, but no set-id bits. Windows makes the bits up, so there nobody
-# but the owner may write.
+# Permission bits and the sticky bit, but no set-id bits. Windows makes the bits up, so there only
+# the owner may write.
 TAR_PERMISSIONS = 0o1777 if HAS_PERMISSION_BITS else 0o755
 
 
@@ -1741,10 +1741,11 @@ def content_type(path: str) -> str:
 class Body(NamedTuple):
     """The body of an answer to GET."""
 
-    # Bytes, and spans of the file. What is in Content-Length is the sum of their lengths.
+    # Bytes, and spans of the file, in the order in which they are sent.
     parts: List[Union[bytes, Span]]
-    # The fields that describe the body.
+    # The fields that describe the body: its type, its length, and its range if it has one.
     fields: Dict[str, str]
+    # Bytes of all parts together.
     length: int
 
 
@@ -1795,10 +1796,10 @@ def response_head(version: str, status: int, phrase: str, fields: Mapping[str, s
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-# --- Channel: what one socket was given, and what is acknowledged ------------------------
-# The one place that counts bytes. A channel's socket does not block: a call hands over as much as
-# fits into the send queue and returns, so the number of bytes handed over is exact at any moment,
-# and
+# --- Channel ----------------------------------------------------------------------------
+# One socket, and how many bytes were handed over to it and acknowledged. No other section counts
+# bytes. The socket does not block: a call hands over as much as fits into the send queue and
+# returns, so the number of bytes handed over is exact at any moment, and
 #
 #     acknowledged = handed over - still in the send queue
 #     transmitted  = handed over - not yet sent
@@ -2629,7 +2630,7 @@ class Download:
         self._ended_spans = [(0, self.version.size)]
         self.ended.clear()
 
-    # What it is.
+    # What is known of it.
 
     def acknowledged(self) -> int:
         """Return how many bytes were acknowledged, those that were sent twice counted twice."""
@@ -3160,25 +3161,7 @@ class Registry:
             now = self.clock()
             self._refresh_channels(transfer)
             placement = place(transfer, self._of_offer(transfer.name), digests, now)
-            if placement.match and placement.is_refused:
-                older = placement.match.download
-                # axel repeats its request all the time.
-                is_repeated = older.is_refused_since(now - REPORT_INTERVAL)
-                if not is_repeated:
-                    older.note_refused(now)
-                raise HTTPError(
-                    409,
-                    phrase="The file has changed: start over",
-                    reason="the file has changed, the receiver must start over",
-                    is_logged=not is_repeated,
-                )
-            # Not before the 409: a receiver of a longer, older version would take 416 for "you have
-            # everything".
-            if transfer.first >= transfer.version.size > 0:
-                content_range = f"bytes */{transfer.version.size}"
-                raise HTTPError(416, fields={"Content-Range": content_range})
-            if self.has_enough() and not self._goes_on(placement):
-                raise HTTPError(503, "no more downloads are wanted", reason="enough was delivered")
+            self._check(placement, transfer)
             download = placement.joined
             if download is None:
                 download = Download(transfer, now)
@@ -3195,6 +3178,29 @@ class Registry:
             self._transfers[transfer.channel] = transfer
             self._download_of[transfer] = download
             self._share_rate()
+
+    def _check(self, placement: Placement, transfer: Transfer) -> None:
+        """Raise HTTPError if *transfer*, which belongs where *placement* says, must not begin."""
+        if placement.match and placement.is_refused:
+            older = placement.match.download
+            now = self.clock()
+            # axel repeats its request all the time.
+            is_repeated = older.is_refused_since(now - REPORT_INTERVAL)
+            if not is_repeated:
+                older.note_refused(now)
+            raise HTTPError(
+                409,
+                phrase="The file has changed: start over",
+                reason="the file has changed, the receiver must start over",
+                is_logged=not is_repeated,
+            )
+        # Not before the 409: a receiver of a longer, older version would take 416 for "you have
+        # everything".
+        size = transfer.version.size
+        if transfer.first >= size > 0:
+            raise HTTPError(416, fields={"Content-Range": f"bytes */{size}"})
+        if self.has_enough() and not self._goes_on(placement):
+            raise HTTPError(503, "no more downloads are wanted", reason="enough was delivered")
 
     def _refresh_channels(self, transfer: Transfer) -> None:
         """Bring what is known of the other transfers of the same offer up to date."""
@@ -4142,7 +4148,7 @@ ERASE_TIMEOUT = 0.5  # seconds that Ctrl-Z waits until the rows are erased
 MAX_ROWS = 8  # downloads that are shown
 BAR_WIDTH = 25  # columns of the bar
 MIN_NAME_WIDTH = 8  # columns of a name; in a narrower window the receivers are left out
-MAX_TIME_LEFT = 100 * 3600  # seconds; a longer time is a guess that helps nobody
+MAX_TIME_LEFT = 100 * 3600  # seconds; a longer time left would be a mere guess, and is not shown
 
 FULL_BLOCK = "\u2588"
 ZERO_WIDTH_JOINER = "\u200d"
@@ -4849,7 +4855,7 @@ def make_server(
 ) -> QuietServer:
     """Return a server for what *options* name, bound to a port. Raise OSError, or ValueError if two
     names cannot be served together."""
-    # What is named is meant, so then only files that are written to are excluded.
+    # A file that is named is meant, even if it is one of these.
     own: List[str] = []
     if not options.names:
         own = own_files(options)
