@@ -4855,11 +4855,7 @@ def make_server(
 ) -> QuietServer:
     """Return a server for what *options* name, bound to a port. Raise OSError, or ValueError if two
     names cannot be served together."""
-    # A file that is named is meant, even if it is one of these.
-    own: List[str] = []
-    if not options.names:
-        own = own_files(options)
-    excluded = excluded_files(own)
+    excluded = excluded_files(own_files(options))
 
     def report(progress: str) -> None:
         terminal.show(View((), 0, progress))
@@ -4891,12 +4887,25 @@ def make_server(
 
 
 def own_files(options: argparse.Namespace) -> List[str]:
-    """Return the files of this program, and those with its certificate and its private key."""
+    """Return the files of this program, and those with its certificate and its private key, but for
+    those that are named on the command line: a file that is named is meant."""
     # Piped into an interpreter, the program is no file. Imported, it may have been compiled.
     specification = globals().get("__spec__")
     paths = [globals().get("__file__"), getattr(specification, "cached", None)]
     paths += [options.tls_cert, options.tls_key]
-    return [path for path in paths if path]
+    return [path for path in paths if path and not is_among(path, options.names)]
+
+
+def is_among(path: str, names: Sequence[str]) -> bool:
+    """Return whether one of *names* is the file *path*."""
+    for name in names:
+        try:
+            if os.path.samefile(name, path):
+                return True
+        except OSError:
+            # One of the two does not exist.
+            continue
+    return False
 
 
 def excluded_files(paths: Sequence[str]) -> Set[FileId]:

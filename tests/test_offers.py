@@ -7,6 +7,7 @@ import errno
 import http.client
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from urllib.parse import quote
 import httpd_download
 from httpd_download import EntryKind, OfferedFile, Share, file_id, may_be_offered, named_offers
 from tests.support import PATIENCE, PROGRAM, Program, ProgramCase, Reply, deadline, until
+from tests.test_channel import make_certificates
 from tests.test_files import SymlinkCase, append, count_descriptors, overwrite
 
 
@@ -83,7 +85,7 @@ def swapping(*names: Path) -> Iterator[None]:
 
 def paths_of(program: Program) -> list[str]:
     """Return the links that *program* prints, from their paths on."""
-    return [re.sub("^http://[^/]*", "", link) for link in program.links()]
+    return [re.sub("^https?://[^/]*", "", link) for link in program.links()]
 
 
 def fetch_status(port: int, target: str) -> int:
@@ -685,6 +687,20 @@ class Commands(ProgramCase):
             self.assertEqual(fetch_status(program.port(), f"/{name}"), 404)
         self.assertEqual(paths_of(named), [f"/{PROGRAM.name}"])
         self.assertEqual(fetch_status(named.port(), f"/{PROGRAM.name}"), 200)
+
+    def test_certificate_and_key(self) -> None:
+        certificates = make_certificates(type(self), "own")
+        self.write("s/a")
+        for name in ["own.crt", "own.key"]:
+            shutil.copy(certificates / name, self.folder / "s")
+        tls = ["--tls-cert", "s/own.crt", "--tls-key", "s/own.key"]
+        cases = [(self.start(*tls, "-d", "s"), "/a"), (self.start(*tls, "s"), "/s.tar")]
+        named = self.start(*tls, "s/own.crt")
+        for program, link in cases:
+            self.assertEqual(paths_of(program), [link])
+            remarks = "\n".join(program.out.all())
+            self.assertRegex(remarks, r": 2 server files \(own.crt, own.key\)")
+        self.assertEqual(paths_of(named), ["/own.crt"])
 
     def test_files_that_the_program_writes_to(self) -> None:
         self.write("a")
