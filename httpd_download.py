@@ -9,7 +9,7 @@ The path of a request, from the start of the program to the last acknowledged by
     parse_request_head              turns the bytes of a request into a Request
     Share.open                      turns a path into an offer: a file, or a folder as a tar archive
     is_not_modified, parse_ranges    decide what is to be sent of it
-    Registry.begin                  finds the download of the transfer (``place``), logs its start
+    Registry.begin                  finds the download of the transfer (by place), logs its start
     Channel.send                    hands the head and the body over to the system
     Registry.wait_until_ended       waits until the receiver has acknowledged everything
     Registry._end, _deliver, _pause    end the transfer; log that its download is whole, or paused
@@ -25,9 +25,9 @@ own, the only one that reads, sends, waits for acknowledgements and looks at fil
 prints lines and draws the rows at the bottom of a terminal.
 
 The one lock is that of the Registry. It protects the downloads, the transfers, the list of channels
-and everything that Channel.refresh sets; only the thread of a connection changes what was handed
-over. It is never held while a disk, a network or a terminal is waited for. (The Terminal has
-a small one for its queue of lines.)
+and everything that Channel.refresh sets. It does not protect Channel.handed_over, which only the
+thread of the connection changes. It is never held while a disk, a network or a terminal is waited
+for. (The Terminal has a small lock for its queue of lines.)
 
 Read the two sections on downloads last: they use the terms of all other sections.
 """
@@ -189,8 +189,8 @@ COPY_LIMIT = 64 * 1024  # bytes of the longest span that is copied
 COPIED_END = 4 * 1024  # bytes at the end of a longer span
 GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may be growing
 
-# File systems know a name of these characters by no other spelling, apart from its case. (FAT
-# ignores dots at the end of a name.)
+# A name that has only one spelling, apart from upper and lower case. Other names may have several:
+# Unicode writes an accent in two ways, and FAT ignores a dot at the end.
 PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
 
 
@@ -219,7 +219,7 @@ class EntryKind(enum.Enum):
     UNREADABLE = "unreadable file"
     # A device, a FIFO or a socket.
     SPECIAL = "special file"
-    # A file that this program writes to, or its own.
+    # A file that this program writes to, such as its log, or the file of the program itself.
     EXCLUDED = "server file"
     # Half of a surrogate pair, which Windows allows in names and no tar can hold.
     UNENCODABLE = "unencodable name"
@@ -522,10 +522,8 @@ class Folder:
 
 
 def list_folder(root: str, path: str, excluded: Collection[FileId]) -> List[Entry]:
-    """Return the entries of the folder *path* below *root*, the last one first, in the order of the
-    bytes of their names.
-
-    Raise OSError if the folder may not be read.
+    """Return the entries of the folder *path* below *root*, sorted by the bytes of their names, in
+    reverse: ``walk`` takes them from the end. Raise OSError if the folder may not be read.
     """
     entries = []
     with Folder(root, path) as folder:
@@ -655,8 +653,8 @@ class OfferedFile:
     def digest_before(self, stop: int) -> int:
         """Return a hash of the 4 KiB before *stop*, valid in this process; 0 if it is not read.
 
-        It tells whether a file that is larger now has only grown: another file can have the same
-        inode, and a file that was rewritten keeps its own.
+        It tells whether a file that is larger now has only grown. The inode does not tell that: a
+        new file may get the inode of a deleted one, and a file that is rewritten keeps its inode.
         """
         # Not worth a read for a small file, whose receiver simply starts over.
         if stop <= COPY_LIMIT:
@@ -912,7 +910,7 @@ class OpenedArchive:
         self._folder: Optional[Folder] = None
         self._folder_path = ""
         # The last file that was too large to be copied. It stays open: the send queue refers to its
-        # pages, and Registry.wait_until_ended checks it once more.
+        # pages, and Registry.wait_until_ended, which knows it by Channel.file_in_queue, checks it.
         self._large_file: Optional[PinnedFile] = None
 
     def close(self) -> None:
@@ -1035,7 +1033,7 @@ class Share:
         is_recursive: bool = False,
         excluded: Collection[FileId] = (),
     ) -> None:
-        """Offer the files of *folder* or, if it is None, only *named* ones."""
+        """Offer the files of *folder*; if it is None, offer *named* instead."""
         # The folder whose files are offered; None if the offers were named on the command line.
         self._folder: Optional[str] = None
         if folder is not None:
@@ -1069,7 +1067,8 @@ class Share:
         components = [urllib.parse.unquote_to_bytes(component) for component in raw_components]
         if self._prefix:
             prefix, *components = components
-            if not hmac.compare_digest(prefix, os.fsencode(self._prefix)):
+            is_right = hmac.compare_digest(prefix, os.fsencode(self._prefix))
+            if not is_right or not components:
                 return None
         try:
             return self._open([os.fsdecode(component) for component in components])
@@ -1077,7 +1076,7 @@ class Share:
             if error.errno in RESOURCE_ERRNOS:
                 raise
         except ValueError:
-            # Bytes that cannot be a name: a NUL anywhere, on Windows also what is not UTF-8.
+            # Bytes that cannot be a name: a NUL anywhere, on Windows also invalid UTF-8.
             pass
         return None
 
@@ -1185,10 +1184,8 @@ def open_visible_file(root: str, components: Sequence[str]) -> Tuple[int, os.sta
 
 
 def may_be_offered(component: str) -> bool:
-    """Return whether a name may be offered: it is not hidden, and Windows takes it for a file's.
-
-    See Microsoft: "Naming Files, Paths, and Namespaces".
-    """
+    """Return whether a name may be offered: it is not hidden and, on Windows, it names a file and
+    not a device (see Microsoft: "Naming Files, Paths, and Namespaces")."""
     if component == "" or component.startswith("."):
         return False
     if "/" in component or "\0" in component:
@@ -1568,10 +1565,10 @@ def parse_byte_range(text: str, size: int) -> ByteRange:
 
 
 def ranges_that_resume(ranges: Sequence[ByteRange], size: int) -> List[ByteRange]:
-    """Return the range to honour where a receiver may only resume, or none.
+    """Return the range to honour with --resume-only, or none.
 
-    Both "bytes=N-" and "bytes=N-LAST" mean the rest of the file. "bytes=0-" resumes nothing: a
-    download manager sends it to find out whether it may fetch segments.
+    "bytes=N-LAST" is answered like "bytes=N-", with the rest of the file. "bytes=0-" resumes
+    nothing: a download manager sends it to find out whether it may fetch segments.
     """
     if len(ranges) != 1:
         return []
@@ -1685,8 +1682,8 @@ def lists_entity_tag(value: str, etag: str, accepts_weak: bool) -> bool:
 
 
 def if_range_fails(fields: Mapping[str, str], etag: str, modified: Optional[int]) -> bool:
-    """Return whether the Range field is to be ignored because of an If-Range beside it, which has
-    neither *etag* nor *modified*, the Unix time of Last-Modified (RFC 9110, section 13.1.5)."""
+    """Return whether the Range field is to be ignored because the If-Range field names neither
+    *etag* nor *modified*, the Unix time of Last-Modified (RFC 9110, section 13.1.5)."""
     if "if-range" not in fields:
         return False
     if modified is not None and fields["if-range"] == http_date(modified):
@@ -1804,8 +1801,8 @@ def response_head(version: str, status: int, phrase: str, fields: Mapping[str, s
 #     acknowledged = handed over - still in the send queue
 #     transmitted  = handed over - not yet sent
 #
-# The thread of the connection sends, receives and waits. Other threads only call ``refresh``,
-# ``limit_rate`` and ``abort``, which never wait.
+# The thread of the connection sends, receives and waits. Other threads only call methods that never
+# wait: ``refresh``, ``look_for_end``, ``note_progress``, ``limit_rate``, ``abort`` and ``close``.
 
 # Linux: asks how many bytes in the send queue have not been sent yet (linux/sockios.h).
 SIOCOUTQNSD = 0x894B
@@ -1865,7 +1862,7 @@ def wait_for_socket(sock: socket.socket, event: int, seconds: float) -> bool:
         return bool(selector.select(seconds))
 
 
-def has_peer_left(sock: socket.socket) -> bool:
+def is_peer_gone(sock: socket.socket) -> bool:
     """Return whether the receiver has closed its side of the connection, or has reset it; False
     where the system does not tell."""
     if not hasattr(select, "POLLRDHUP"):
@@ -1948,7 +1945,7 @@ class Channel:
         self.transmitted = 0
         # Whether the receiver, or the network, has ended the connection by an error.
         self.is_reset = False
-        # Whether the receiver has at least closed its side, when ``look_for_end`` was last called.
+        # Whether the receiver has closed its side, or reset, when ``look_for_end`` was last called.
         self.has_peer_left = False
         # Whether this program has said that it sends nothing more.
         self._has_finished = False
@@ -1994,7 +1991,8 @@ class Channel:
         if untransmitted is not None:
             transmitted = handed_over - self._content_of(untransmitted)
             if self._is_tls:
-                # A part of a record counts as handed over only when all of it is.
+                # OpenSSL counts a record as handed over when all of it is in the queue, so up to
+                # one record more may have left already.
                 transmitted = min(transmitted + TLS_RECORD, handed_over)
             self.transmitted = max(self.transmitted, transmitted)
         if handed_over - unacknowledged > self.acknowledged:
@@ -2008,7 +2006,7 @@ class Channel:
         once: perhaps to another thread, which has not said so yet.
         """
         try:
-            self.has_peer_left = self.has_peer_left or has_peer_left(self._socket)
+            self.has_peer_left = self.has_peer_left or is_peer_gone(self._socket)
         except (OSError, ValueError):
             # Closed.
             self.has_peer_left = True
@@ -2022,7 +2020,7 @@ class Channel:
 
     def wait_for_input(self, seconds: float) -> bool:
         """Return whether the receiver has sent something, closed or reset within *seconds*. Raise
-        OSError for a reset where it may be all that the system tells."""
+        OSError for a reset on systems that report no acknowledgements."""
         has_input = wait_for_socket(self._socket, EVENT_READ, seconds)
         if has_input and not self.reports_acknowledgements:
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
@@ -2229,11 +2227,11 @@ class ChannelReader(io.RawIOBase):
 #   FINISHED                everything is acknowledged, its file was unchanged, and its receiver
 #                           has asked for more, has closed, or sends no reset for half a second
 #                           (where the system reports no acknowledgements, a body of more than
-#                           MAX_CONFIRMED bytes: only when the receiver asks for more, or closes)
+#                           64 KiB: only when the receiver asks for more, or closes)
 #   BROKEN                  the connection was reset or gave no progress, or the file changed
 #
 #   status of a download    when                                                       log line
-#   UNDER_WAY               a request joins it                         if it was not: 200 or 206
+#   UNDER_WAY               a request joins it       200 or 206, unless it was UNDER_WAY already
 #   DELIVERED               it was UNDER_WAY or PAUSED, every byte has arrived, and
 #                           all of its active transfers linger;
 #                           or one response with everything has FINISHED             delivered.
@@ -2248,7 +2246,7 @@ PAUSE_AFTER = 0.5  # seconds after which a download with nothing active is pause
 QUIET_AFTER = 0.3  # seconds without an acknowledgement after which another receiver may resume
 STALLED_AFTER = 3  # seconds without an acknowledgement after which a receiver is stalled
 MAX_UNREAD = 8 << 20  # bytes that a receiver's system may acknowledge before a program reads them
-PROBE_LIMIT = 1 << 20  # bytes; a download of one request that got fewer is a probe
+PROBE_LIMIT = 1 << 20  # bytes; a download of one request that got fewer may be a probe
 MAX_ENDED_TRANSFERS = 64  # transfers of a download that have ended and may still be resumed
 MAX_SPANS = 1000  # spans of a download; one with more is forgotten
 MAX_PROGRAM = 16  # characters of a program's name in rows and in the summary
@@ -2304,8 +2302,8 @@ class Resumption(NamedTuple):
     """Where a receiver has resumed a transfer, and how far the transfer had come by then."""
 
     offset: int  # in the file
-    # Bytes of the body. They may be acknowledged later: acknowledgements that a broken network has
-    # lost come with the FIN of a client that was killed. They are no progress.
+    # Bytes of the body that had left by then. It is no progress if they are acknowledged later: the
+    # FIN of a killed client brings the acknowledgements that a broken network had lost.
     transmitted: int
 
 
@@ -2382,7 +2380,8 @@ class Transfer:
 
     @property
     def resumes_unknown_version(self) -> bool:
-        """Whether the receiver already has bytes, and has not told of which version."""
+        """Whether the request begins behind the first byte, and does not tell of which version the
+        bytes before are, if the receiver has them."""
         return self.first > 0 and not self.knows_version and self.form is not RangeForm.SUFFIX
 
     def begin_body(self, position: int, length: int) -> None:
@@ -2408,7 +2407,8 @@ class Transfer:
         the spans that have *arrived*: aria2 ends a segment early if another one has the rest."""
         if self.outcome is not Outcome.BROKEN or self.receiver in self._resumptions:
             return False
-        # The last byte of a broken transfer never counts as arrived.
+        # The last byte of a broken transfer counts as missing even if it is acknowledged (see
+        # ``arrived``).
         rest_stop = self.spans[-1][1]
         rest_start = min(self.resume_offset(), rest_stop - 1)
         return not any(start <= rest_start and rest_stop <= stop for start, stop in arrived)
@@ -2476,9 +2476,9 @@ class Transfer:
         """Return whether its receiver, whose download was asked for last at *asked_at*, seems to
         have given it up.
 
-        The connection of a network that broke lingers for a minute. It shows no progress after its
-        receiver has resumed it, or for some seconds in which the receiver has asked for more, or
-        another receiver has gone on with it.
+        The connection of a broken network stays open for a minute. So a transfer lingers if it
+        makes no progress after its receiver has resumed it; or if it is stalled, and another
+        receiver has resumed it, or its own receiver has sent a request since its last progress.
         """
         if self._is_abandoned():
             return True
@@ -2499,7 +2499,8 @@ class Session:
         self.request_line = request_line
         self.began_at = now
         self.arrived_at_start = arrived
-        # When bytes were last acknowledged, and when a transfer last ended.
+        # When bytes of transfers that have ended were last acknowledged, and when the last one
+        # ended.
         self.last_progress = now
         self.last_ended = now
         # The last transfers of this session that broke.
@@ -2549,6 +2550,7 @@ class Download:
         self.name = first.name
         # The version that was asked for last; if the file has grown, an older one is a part of it.
         self.version = first.version
+        # PAUSED until the first transfer joins.
         self.status = Status.PAUSED
         # How many requests have joined it, and when the last one did.
         self.requests = 0
@@ -2693,7 +2695,7 @@ class Download:
         nothing about the bytes that it has.
 
         A brief download is a probe, unless it asked for ``bytes=0-``: axel probes in this way, but
-        so does a client that starts from scratch.
+        other clients fetch a whole file in this way.
         """
         if not self.is_brief():
             return False
@@ -2718,9 +2720,9 @@ class Download:
         """Return whether one of its requests was for everything."""
         return any(each.asks_for_everything for each in (*self.active, *self.ended))
 
-    def may_have_the_rest(self) -> bool:
-        """Return whether the receiver got everything that it asked for. It may have had the rest of
-        the file already."""
+    def has_got_all_it_asked_for(self) -> bool:
+        """Return whether no transfer is active or broken off. If the file is not whole all the
+        same, the receiver may have had the rest already."""
         arrived = self.arrived()
         is_broken = any(transfer.is_broken_off(arrived) for transfer in self.ended)
         return not self.active and not is_broken
@@ -2800,17 +2802,17 @@ def is_continued_by(old: Version, new: Version, digests: Mapping[int, int]) -> b
 
 
 def find_outdated(downloads: Sequence[Download]) -> Set[Download]:
-    """Return which of *downloads*, in the order in which they were asked for, their receivers have
-    given up: those of older versions. A probe gives nothing up."""
-    lost: Set[Download] = set()
+    """Return those of *downloads* whose receiver has asked for another version of the offer later.
+    *downloads* are in the order in which they were asked for. A probe does not count as asking."""
+    outdated: Set[Download] = set()
     later_tags: Dict[Tuple[str, Receiver], Set[str]] = {}
     for download in reversed(downloads):
         tags = later_tags.setdefault((download.name, download.receiver), set())
         if any(tag != download.version.etag for tag in tags):
-            lost.add(download)
+            outdated.add(download)
         if not download.is_probe():
             tags.add(download.version.etag)
-    return lost
+    return outdated
 
 
 def nearest_left_off(request: Transfer, downloads: Iterable[Download]) -> Optional[Match]:
@@ -2831,12 +2833,13 @@ def resumable_matches(request: Transfer, download: Download) -> Iterator[Tuple[i
     for transfer in (*download.active, *download.ended):
         if transfer.may_be_resumed(request.receiver, request.first):
             yield transfer.resume_offset(), Match(download, transfer)
-    # A receiver that has all of an older version may ask for what comes behind its end.
+    # A receiver that has all of an older version may ask for the bytes behind its end, or from a
+    # little before it, where its program had read to.
     end = download.version.size
-    is_behind_end = end - MAX_UNREAD <= request.first <= end
+    is_near_end = end - MAX_UNREAD <= request.first <= end
     is_at_address = download.receiver.address == request.receiver.address
     is_older = not download.version.is_same(request.version)
-    if download.status is Status.DELIVERED and is_older and is_behind_end and is_at_address:
+    if download.status is Status.DELIVERED and is_older and is_near_end and is_at_address:
         yield end, Match(download, None)
 
 
@@ -2879,9 +2882,10 @@ def left_off_by_itself(request: Transfer, known: Known) -> Optional[Match]:
 
 
 def left_off_by_predecessor(request: Transfer, known: Known) -> Optional[Match]:
-    """Find the transfer that supplied the byte before *request* if the receiver never asked for it:
-    what looked like a probe, a part of an older version, or a transfer of another receiver that is
-    quiet now. aria2 resumes every segment in this way, also in another network."""
+    """Find the transfer that left off where *request* begins, outside of the current downloads of
+    the receiver, if none of these has the byte before: a transfer that looked like a probe, one of
+    an older version, or one of another receiver that is quiet now. aria2 resumes every segment in
+    this way, also in another network."""
     if request.form is RangeForm.OPEN and known.current:
         # Not a segment. curl and wget resume their own transfer, which was looked for before;
         # players jump about. Only a probe or an older version is left.
@@ -2889,23 +2893,23 @@ def left_off_by_predecessor(request: Transfer, known: Known) -> Optional[Match]:
     if any(download.has_or_expects(request.first - 1) for download in known.current):
         return None
     receiver = request.receiver
-    abandoned = []
+    quiet_others = []
     for download in known.others:
         if download.superseded_by == receiver or download.is_quiet(known.now):
-            abandoned.append(download)
+            quiet_others.append(download)
     if known.has_aria2_probe:
         # aria2 may resume an older version. Its probe of the new version left off near the
-        # beginning, and must not look closer.
+        # beginning, which must not win because it is nearer to *request*.
         older = [
             each
-            for each in (*known.outdated, *abandoned)
+            for each in (*known.outdated, *quiet_others)
             if each.receiver.address == receiver.address
             and not each.version.is_same(request.version)
         ]
         match = nearest_left_off(request, older)
         if match:
             return match
-    return nearest_left_off(request, [*known.probes, *known.outdated, *abandoned])
+    return nearest_left_off(request, [*known.probes, *known.outdated, *quiet_others])
 
 
 def asked_for_last(request: Transfer, known: Known) -> Optional[Match]:
@@ -2944,7 +2948,8 @@ def waiting_at_address(request: Transfer, known: Known) -> Optional[Match]:
     return None
 
 
-# The evidence in the order of its rank: the first that finds something decides.
+# The evidence in the order of its rank. The first match decides, unless the request reads at
+# random.
 EVIDENCE = (
     left_off_by_itself,
     left_off_by_predecessor,
@@ -3089,8 +3094,8 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 FIRST_PAUSE = 0.001  # seconds until a first look whether a response has arrived; then doubled
 MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
-# Bytes of a body that counts as soon as it is handed over where the system reports no
-# acknowledgements. A longer one counts when the receiver closes.
+# Where the system reports no acknowledgements: bytes of the longest body that has finished without
+# a sign of the receiver. A longer one has finished when the receiver closes.
 MAX_CONFIRMED = 1 << 16
 REPORT_INTERVAL = 60  # seconds between two lines about the progress of a download
 STOP_TIME = 0.4  # seconds that transfers get to end when the program is stopped
@@ -3434,8 +3439,8 @@ class Registry:
 
     def _concerns_nobody(self, download: Download, outdated: Set[Download]) -> bool:
         """Return whether no receiver waits for the rest of *download*, so that neither the log nor
-        the summary mentions it: another receiver goes on with it, its receiver has begun another
-        version, or it was a probe."""
+        the summary mentions it: another receiver goes on with it; its receiver has begun another
+        version; or it was brief, and another download of the same address has got further."""
         if download.is_superseded() or download in outdated:
             return True
         if not download.is_brief() or download.has_failed():
@@ -3497,7 +3502,8 @@ class Registry:
     # What others ask.
 
     def has_enough(self) -> bool:
-        """Return whether all deliveries that are wanted have been made."""
+        """Return whether all deliveries that are wanted have been made. This needs no lock: the
+        names never change, and the numbers only grow."""
         if self._max_deliveries == 0:
             return False
         return min(self._deliveries_by_name.values()) >= self._max_deliveries
@@ -3531,7 +3537,7 @@ class Registry:
         with self._lock:
             self._is_stopping = True
             # The threads of the connections end the transfers, since they check the files.
-            self._lock.wait_for(self._nothing_is_acknowledged, STOP_TIME)
+            self._lock.wait_for(self._no_end_is_near, STOP_TIME)
             for download in self._under_way():
                 self._update(download)
             return self._closing_lines()
@@ -3554,8 +3560,8 @@ class Registry:
             for channel in self._transfers:
                 channel.close()
 
-    def _nothing_is_acknowledged(self) -> bool:
-        """Return whether no transfer waits only for the time in which a reset may come."""
+    def _no_end_is_near(self) -> bool:
+        """Refresh all channels. Return whether no transfer is acknowledged and has yet to end."""
         active = self._active_transfers()
         for transfer in active:
             transfer.channel.refresh()
@@ -3598,7 +3604,7 @@ class Registry:
     def _describe_unfinished(self, download: Download) -> str:
         """Return the summary's line for a download that is not delivered."""
         who = f"{download.name} to {self._label(download)}"
-        if download.may_have_the_rest():
+        if download.has_got_all_it_asked_for():
             arrived = format_size(count_bytes(download.arrived()))
             size = format_size(download.version.size)
             return f"unknown: {who} got {arrived} of {size} from here; it may have had the rest"
@@ -3831,7 +3837,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.channel.send([self._head(status, fields)])
 
     def _send_http_error(self, error: HTTPError) -> None:
-        """Answer with an error; all answers of one kind are the same bytes."""
+        """Answer with an error. A 404 must not tell whether there is a file that is not offered, so
+        all answers of one kind are the same bytes."""
         text = f"{error.status} {error.phrase}"
         if error.detail:
             text += f": {error.detail}"
@@ -3850,8 +3857,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         self.channel.send([response])
 
     def _head(self, status: int, fields: Mapping[str, str], phrase: str = "") -> bytes:
-        """Return the head of a response with *fields*. Close the connection after it if enough was
-        delivered."""
+        """Return the head of a response with *fields*. If enough was delivered, also set
+        ``close_connection``: no further request is wanted."""
         if self.server.registry.has_enough():
             self.close_connection = True
         all_fields = {"Server": "httpd_download", "Date": http_date(int(time.time()))}
@@ -4538,7 +4545,7 @@ class Terminal:
         more = view.more + len(view.rows) - len(rows)
         if more:
             lines.append(fit(f"and {more} more", columns))
-        # There is always a last line, where the cursor waits, even if it is empty.
+        # The cursor waits at the end of the last line: the note, the line above, or an empty line.
         if view.note or not more:
             lines.append(fit(encodable(escape(view.note), self._err), columns))
         return lines
@@ -4975,10 +4982,10 @@ def candidate_addresses(bind: Optional[str], port: int) -> Iterator[Tuple[Any, .
 
 def bind_failure(error: OSError, bind: Optional[str], port: int) -> OSError:
     """Return the error to report after *error* at the last candidate."""
-    place = bind or "0.0.0.0"
+    where = bind or "0.0.0.0"
     if port != 0:
-        place += f" port {port}"
-    return OSError(error.errno, describe_bind_failure(error), place)
+        where += f" port {port}"
+    return OSError(error.errno, describe_bind_failure(error), where)
 
 
 def describe_bind_failure(error: OSError) -> str:
@@ -5107,9 +5114,9 @@ class ServerThread(threading.Thread):
 def describe_start_failure(error: BaseException) -> str:
     """Return what could not be done at the start, and with which file or address."""
     reason = describe_local_failure(error) or str(error) or repr(error)
-    place = getattr(error, "filename", None)
-    if place:
-        return f"{place}: {reason}"
+    where = getattr(error, "filename", None)
+    if where:
+        return f"{where}: {reason}"
     return reason
 
 
