@@ -958,6 +958,8 @@ class OpenedArchive:
         file = self._open_file(entry)
         if stop - start > COPY_LIMIT:
             if self._large_file is not None:
+                # The end of it may still be in the send queue.
+                self._large_file.ensure_unchanged()
                 self._large_file.close()
             self._large_file = file
             yield from file.parts(start, stop)
@@ -1878,23 +1880,24 @@ def count_unacknowledged(sock: socket.socket) -> Optional[int]:
         return sock.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
     if fcntl is None:
         return None
-    try:
-        # TIOCOUTQ of a terminal is Linux' SIOCOUTQ of a socket. The BSDs answer ENOTTY.
-        queued = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
-    except OSError:
-        return None
-    return int.from_bytes(queued, sys.byteorder)
+    # TIOCOUTQ of a terminal is Linux' SIOCOUTQ of a socket. The BSDs answer ENOTTY.
+    return ask_number(sock, termios.TIOCOUTQ)
 
 
 def count_untransmitted(sock: socket.socket) -> Optional[int]:
     """Return how many bytes have not left the machine; None where the system does not tell."""
     if fcntl is None:
         return None
+    return ask_number(sock, SIOCOUTQNSD)
+
+
+def ask_number(sock: socket.socket, request: int) -> Optional[int]:
+    """Return the number that the kernel answers to an ioctl *request*; None if it knows none."""
     try:
-        queued = fcntl.ioctl(sock, SIOCOUTQNSD, bytes(4))
+        answer = fcntl.ioctl(sock, request, bytes(4))
     except OSError:
         return None
-    return int.from_bytes(queued, sys.byteorder)
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def supports_rate_limit() -> bool:
@@ -1936,6 +1939,8 @@ class Channel:
         # The file that sendfile sent last. The send queue refers to its pages, not to a copy: if
         # the file changes now, the receiver gets the changed bytes.
         self.file_in_queue: Optional[PinnedFile] = None
+        # Bytes that the receiver has sent, and the thread of the connection has read.
+        self.received = 0
         # Bytes that were handed over to the system.
         self.handed_over = 0
         # Bytes that the receiver's system has acknowledged, when ``refresh`` was last called.
@@ -2062,7 +2067,9 @@ class Channel:
                 return 0
             return self._socket.recv_into(buffer)
 
-        return int(self._repeat(receive, EVENT_READ))
+        count = int(self._repeat(receive, EVENT_READ))
+        self.received += count
+        return count
 
     def _is_at_end(self) -> bool:
         """Return whether the receiver has closed; False if there is input. Raise BlockingIOError if
@@ -2210,6 +2217,10 @@ class ChannelReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         return self._channel.receive_into(buffer)
+
+    def tell(self) -> int:
+        """Return how many bytes were read. A BufferedReader subtracts those that it holds."""
+        return self._channel.received
 
 
 # --- Downloads: decisions -----------------------------------------------------------------
@@ -2386,8 +2397,9 @@ class Transfer:
 
     def begin_body(self, position: int, length: int) -> None:
         """Note that *length* bytes of body follow at *position* of the channel."""
-        self._position = position
+        # Another thread may look at the transfer in between: it has no body without a position.
         self._length = length
+        self._position = position
 
     def end(self, outcome: Outcome, failure: str = "") -> None:
         """Note how it has ended; *failure*: what broke it, "" for the network."""
@@ -2407,9 +2419,12 @@ class Transfer:
         the spans that have *arrived*: aria2 ends a segment early if another one has the rest."""
         if self.outcome is not Outcome.BROKEN or self.receiver in self._resumptions:
             return False
+        if len(self.spans) > 1:
+            # How much of which range has arrived is not known.
+            return True
         # The last byte of a broken transfer counts as missing even if it is acknowledged (see
         # ``arrived``).
-        rest_stop = self.spans[-1][1]
+        rest_stop = self.spans[0][1]
         rest_start = min(self.resume_offset(), rest_stop - 1)
         return not any(start <= rest_start and rest_stop <= stop for start, stop in arrived)
 
@@ -2429,7 +2444,10 @@ class Transfer:
 
     def is_acknowledged(self) -> bool:
         """Return whether the whole body is acknowledged."""
-        return self._position is not None and self.acknowledged() == self._length
+        # Not by the count of body bytes: an empty body has arrived only with the head before it.
+        if self._position is None:
+            return False
+        return self.channel.acknowledged >= self._position + self._length
 
     def resume_offset(self) -> int:
         """Return the first byte of the file that is not acknowledged; only for a single range."""
@@ -3177,6 +3195,9 @@ class Registry:
                 status = 206 if transfer.has_range else 200
                 self.log(transfer.receiver.address, transfer.request_line, f"{status} -")
             download.join(transfer, now)
+            # Time without progress counts from now on, not from the first byte of the request: this
+            # request does not mean that its own transfer was given up (see is_lingering).
+            transfer.channel.note_progress()
             # The download that was asked for last stands at the end.
             self._forget(download)
             self._downloads.append(download)
@@ -3231,7 +3252,7 @@ class Registry:
         if older is not download:
             # Another receiver had it before, or another version of the file.
             download.add_arrived(older.arrived())
-            download.claim(older.claimed)
+            download.claim(max(download.claimed, older.claimed))
             if match.transfer:
                 download.add_arrived([(match.transfer.first, transfer.first)])
             older.note_superseded(transfer.receiver)
@@ -3279,10 +3300,13 @@ class Registry:
                 self._end(transfer, Outcome.BROKEN)
             del self._transfers[channel]
 
-    def wait_until_ended(self, channel: Channel) -> None:
+    def wait_until_ended(self, channel: Channel, has_input: bool = False) -> None:
         """Wait in the thread of *channel* until its transfer, if it has one, has ended. Raise
-        OSError where the connection fails, and FileChanged where the file has changed."""
-        transfer = self._wait_until_acknowledged(channel)
+        OSError where the connection fails, and FileChanged where the file has changed.
+
+        *has_input*: whether the next request has come already.
+        """
+        transfer = self._wait_until_acknowledged(channel, has_input)
         if transfer is None:
             return
         if channel.file_in_queue:
@@ -3290,10 +3314,11 @@ class Registry:
         with self._lock:
             self._end(transfer, Outcome.FINISHED)
 
-    def _wait_until_acknowledged(self, channel: Channel) -> Optional[Transfer]:
+    def _wait_until_acknowledged(self, channel: Channel, has_input: bool) -> Optional[Transfer]:
         """Return the transfer of *channel* once its receiver has got everything; None if it has
         ended otherwise. Raise OSError where the connection fails."""
-        has_input = channel.wait_for_input(FIRST_PAUSE)
+        if not has_input:
+            has_input = channel.wait_for_input(FIRST_PAUSE)
         pause = FIRST_PAUSE
         while True:
             with self._lock:
@@ -3547,13 +3572,6 @@ class Registry:
         with self._lock:
             return bool(self._unfinished())
 
-    def abort_connections(self) -> int:
-        """End all connections; return how many there were. Their threads remove them."""
-        with self._lock:
-            for channel in self._transfers:
-                channel.abort()
-            return len(self._transfers)
-
     def close_connections(self) -> None:
         """Close all sockets, so that the system still sends what was handed over."""
         with self._lock:
@@ -3791,7 +3809,9 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         if self.close_connection:
             # A client that reads until the end need not wait for the acknowledgement.
             self.channel.finish_writing()
-        self.server.registry.wait_until_ended(self.channel)
+        # A receiver that sends several requests at once (pipelining) has sent the next one already.
+        has_next_request = self.channel.received > self.rfile.tell()
+        self.server.registry.wait_until_ended(self.channel, has_next_request)
 
     def _requested_ranges(self, offer: Offer) -> List[ByteRange]:
         """Return the ranges that are to be sent, none for the whole file. Raise HTTPError."""

@@ -88,6 +88,19 @@ class Clock:
         return time.monotonic() + self.ahead
 
 
+class RememberingServer(QuietServer):
+    """A server that remembers the sockets of its connections."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.accepted: list[socket.socket] = []
+        super().__init__(*arguments)
+
+    def get_request(self) -> tuple[Any, Any]:
+        accepted, address = super().get_request()
+        self.accepted.append(accepted)
+        return accepted, address
+
+
 class Served:
     """A server in this process on a port of loopback, with its log."""
 
@@ -219,7 +232,9 @@ class FolderCase(unittest.TestCase):
         )
         folder = None if paths else str(self.folder)
         share = Share(folder, named, prefix, is_recursive)
-        server = QuietServer(("127.0.0.1", 0), share, registry, max_connections, resume_only, tls)
+        server = RememberingServer(
+            ("127.0.0.1", 0), share, registry, max_connections, resume_only, tls
+        )
         stopped = threading.Event()
 
         def check() -> None:
@@ -232,11 +247,16 @@ class FolderCase(unittest.TestCase):
         for thread in threads:
             thread.start()
 
+        def all_time_out() -> bool:
+            clock.ahead += timeout + 1
+            registry.check_all()
+            return all(sock.fileno() < 0 for sock in server.accepted)
+
         def stop() -> None:
             server.shutdown()
             server.server_close()
             # No thread of a connection outlives its test.
-            until(lambda: not registry.abort_connections(), "all connections have ended")
+            until(all_time_out, "all connections have ended")
             stopped.set()
             for thread in threads:
                 thread.join()

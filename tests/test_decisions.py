@@ -166,8 +166,18 @@ class ResumptionTest(unittest.TestCase):
         several.begin_body(0, 200)
         self.assertFalse(several.may_be_resumed(CURL, 20))
         self.assertEqual(several.arrived(), [])
+        several.end(Outcome.BROKEN)
+        self.assertTrue(several.is_broken_off([(60, 90)]))
         several.end(Outcome.FINISHED)
         self.assertEqual(several.arrived(), [(0, 50), (60, 90)])
+
+    def test_empty_body_is_acknowledged_with_its_head(self) -> None:
+        wire = Wire(lambda: 0)
+        empty = Transfer(cast(Channel, wire), CURL, "GET /f", "f", Version('"e"', 0), [])
+        empty.begin_body(300, 0)
+        self.assertFalse(empty.is_acknowledged())
+        wire.acknowledged = 300
+        self.assertTrue(empty.is_acknowledged())
 
     def test_nearest_of_several(self) -> None:
         downloads = [make_download(make_transfer(got=got)) for got in (44, 41, 47)]

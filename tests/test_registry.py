@@ -80,6 +80,7 @@ class Case(unittest.TestCase):
         form: RangeForm = RangeForm.OPEN,
         name: str = "f",
         digests: dict[int, int] | None = None,
+        seconds_to_read_head: float = 0,
     ) -> Transfer:
         wire = WaitingWire(self)
         span = (round(start * MIB), round(stop * MIB))
@@ -87,6 +88,7 @@ class Case(unittest.TestCase):
         channel = cast(Channel, wire)
         transfer = Transfer(channel, receiver, f"GET /{name}", name, version, ranges)
         self.registry.add(channel)
+        self.now += seconds_to_read_head
         try:
             self.registry.begin(transfer, digests or {})
         except HTTPError:
@@ -138,6 +140,13 @@ class TransferTest(Case):
         self.finish(transfer)
         self.assertGreaterEqual(self.now, 1000 + RESET_GRACE)
         self.assertIn("delivered.", self.lines[-1])
+
+    def test_its_own_request_does_not_give_a_transfer_up(self) -> None:
+        self.ask(seconds_to_read_head=0.01)
+        self.wait(STALLED_AFTER + 1)
+        self.check("200 -")
+        (row,) = self.registry.view(1).rows
+        self.assertTrue(row.is_stalled)
 
     def test_finished_at_once_by_the_next_request(self) -> None:
         self.finish(self.ask())

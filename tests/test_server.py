@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from httpd_download import MAX_RANGES, http_date, parse_http_date
 from tests.support import (
+    Clock,
     FolderCase,
     Lines,
     Reply,
@@ -582,6 +583,16 @@ class Connections(ServerCase):
                 self.assertEqual(len(after), int(is_kept))
                 self.assertEqual(first.version, 10 if request.startswith("0") else 11)
                 self.assertEqual(first.headers["Connection"], field)
+
+    def test_requests_in_one_packet_wait_for_no_clock(self) -> None:
+        """Each response ends by the next request, not by the half second after the last one."""
+        with mock.patch.object(Clock, "__call__", lambda clock: clock.ahead):
+            served = self.serve()
+            with served.connect() as client:
+                client.sendall(b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
+                replies = b""
+                while replies.count(DATA) < 4:
+                    replies += client.recv(1 << 16)
 
     def test_pipelining(self) -> None:
         served = self.serve()
