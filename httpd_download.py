@@ -2242,7 +2242,7 @@ class ChannelReader(io.RawIOBase):
 #   BROKEN                  the connection was reset or gave no progress, or the file changed
 #
 #   status of a download    when                                                       log line
-#   UNDER_WAY               a request joins it       200 or 206, unless it was UNDER_WAY already
+#   UNDER_WAY               a request joins it              200 or 206, if it was not UNDER_WAY
 #   DELIVERED               it was UNDER_WAY or PAUSED, every byte has arrived, and
 #                           all of its active transfers linger;
 #                           or one response with everything has FINISHED             delivered.
@@ -2836,11 +2836,11 @@ def find_outdated(downloads: Sequence[Download]) -> Set[Download]:
 def nearest_left_off(request: Transfer, downloads: Iterable[Download]) -> Optional[Match]:
     """Return which of *downloads* left off nearest to where *request* begins."""
     nearest: Optional[Match] = None
-    shortest_distance = MAX_UNREAD
+    shortest_distance = math.inf
     for download in downloads:
         for offset, match in resumable_matches(request, download):
             distance = abs(offset - request.first)
-            if nearest is None or distance < shortest_distance:
+            if distance < shortest_distance:
                 nearest = match
                 shortest_distance = distance
     return nearest
