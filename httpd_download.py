@@ -52,6 +52,7 @@ import email.utils
 import enum
 import errno
 import functools
+import glob
 import hashlib
 import hmac
 import http.server
@@ -192,6 +193,14 @@ GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may 
 # A name that has only one spelling, apart from upper and lower case. Other names may have several:
 # Unicode writes an accent in two ways, and FAT ignores a dot at the end.
 PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
+
+# Windows has no names with these characters, ignores dots and blanks at the end of a name, and
+# takes these names, with any extension, for devices.
+RESERVED_ON_WINDOWS = (
+    r'.*[\\:<>"|?*\x00-\x1f].*'
+    r"|.*[. ]"
+    r"|(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
+)
 
 
 class FileChanged(Exception):
@@ -521,6 +530,18 @@ class Folder:
         return True
 
 
+def may_be_offered(component: str) -> bool:
+    """Return whether a name may be offered: it is not hidden and, on Windows, it names a file and
+    not a device (see Microsoft: "Naming Files, Paths, and Namespaces")."""
+    if component == "" or component.startswith("."):
+        return False
+    if "/" in component or "\0" in component:
+        return False
+    if os.sep == "\\":
+        return not re.fullmatch(RESERVED_ON_WINDOWS, component, re.IGNORECASE | re.DOTALL)
+    return True
+
+
 def list_folder(root: str, path: str, excluded: Collection[FileId]) -> List[Entry]:
     """Return the entries of the folder *path* below *root*, sorted by the bytes of their names, in
     reverse: ``walk`` takes them from the end. Raise OSError if the folder may not be read.
@@ -539,6 +560,9 @@ def make_entry(folder: Folder, name: str, path: str, excluded: Collection[FileId
     """Return the entry of *name* in *folder*; *path*: its path below the root of the walk."""
     if name.startswith("."):
         return Entry(path, EntryKind.HIDDEN)
+    if not may_be_offered(name):
+        # Windows would open another file, or a device.
+        return Entry(path, EntryKind.UNREADABLE)
     size = 0
     target = ""
     try:
@@ -554,7 +578,8 @@ def make_entry(folder: Folder, name: str, path: str, excluded: Collection[FileId
             if not folder.can_read(name):
                 return Entry(path, EntryKind.UNREADABLE)
         elif kind is EntryKind.SYMLINK:
-            target = folder.read_link(name)
+            # An archive is unpacked on any system.
+            target = folder.read_link(name).replace(os.sep, "/")
     except OSError:
         return Entry(path, EntryKind.UNREADABLE)
     mode = stat.S_IMODE(status.st_mode)
@@ -1000,13 +1025,6 @@ def cut(data: bytes, start: int, stop: int) -> bytes:
 # The share: from paths to offers.
 
 Offer = Union[OfferedFile, OpenedArchive]
-# Windows has no names with these characters, ignores dots and blanks at the end of a name, and
-# takes these names, with any extension, for devices.
-RESERVED_ON_WINDOWS = (
-    r'.*[\\:<>"|?*\x00-\x1f].*'
-    r"|.*[. ]"
-    r"|(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?"
-)
 
 
 class Listed(NamedTuple):
@@ -1185,29 +1203,21 @@ def open_visible_file(root: str, components: Sequence[str]) -> Tuple[int, os.sta
         return descriptor, status
 
 
-def may_be_offered(component: str) -> bool:
-    """Return whether a name may be offered: it is not hidden and, on Windows, it names a file and
-    not a device (see Microsoft: "Naming Files, Paths, and Namespaces")."""
-    if component == "" or component.startswith("."):
-        return False
-    if "/" in component or "\0" in component:
-        return False
-    if os.sep == "\\":
-        return not re.fullmatch(RESERVED_ON_WINDOWS, component, re.IGNORECASE | re.DOTALL)
-    return True
-
-
 def resolve_symlinks(root: str, components: Sequence[str]) -> List[str]:
     """Return the path below *root*, free of symlinks, that *components* lead to.
 
-    Its first component is ".." if it is outside of *root*. Raise OSError if nothing is there, and
-    ValueError if it is on another drive.
+    Its first component is ".." if it is outside of *root*. Raise OSError if nothing is there, or if
+    it is on another drive.
     """
     path = os.path.join(root, *components)
     # A loop, or more than some 40 symlinks in a row, is an error here; realpath, which follows
     # any number of them, would take long.
     os.stat(path)
-    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+    try:
+        relative = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+    except ValueError:
+        # Windows: no relative path leads to another drive.
+        raise not_offered() from None
     return relative.split(os.sep)
 
 
@@ -4856,13 +4866,27 @@ def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Names
     for word in unknown:
         if word.startswith("-") and word != "-":
             parser.error(f"unrecognized argument: {word}")
-    options.names = unknown + words[end_of_options + 1 :]
+    options.names = expand_wildcards(unknown + words[end_of_options + 1 :])
     check_combinations(options, parser)
     if options.secret:
         options.prefix = os.urandom(16).hex()
     elif options.prefix is None:
         options.prefix = ""
     return options
+
+
+def expand_wildcards(names: Sequence[str]) -> List[str]:
+    """Return *names* with patterns such as *.iso replaced by the names that match, if any do: the
+    shells of Windows leave this to the program."""
+    if os.sep == "/":
+        return list(names)
+    expanded = []
+    for name in names:
+        matches = []
+        if not os.path.lexists(name):
+            matches = sorted(glob.glob(name))
+        expanded += matches or [name]
+    return expanded
 
 
 def check_combinations(options: argparse.Namespace, parser: Parser) -> None:
@@ -5136,7 +5160,10 @@ def describe_start_failure(error: BaseException) -> str:
     reason = describe_local_failure(error) or str(error) or repr(error)
     where = getattr(error, "filename", None)
     if where:
-        return f"{where}: {reason}"
+        reason = f"{where}: {reason}"
+    if os.sep == "\\":
+        # Windows takes slashes in paths too. Backslashes would be escaped.
+        reason = reason.replace("\\", "/")
     return reason
 
 

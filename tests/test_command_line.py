@@ -28,6 +28,8 @@ from httpd_download import (
     choose_block,
     connections_for,
     describe_bind_failure,
+    describe_start_failure,
+    expand_wildcards,
     local_addresses,
     parse_arguments,
     raise_descriptor_limit,
@@ -36,6 +38,7 @@ from tests.support import (
     PATIENCE,
     PROGRAM,
     ROOT,
+    FolderCase,
     Program,
     ProgramCase,
     Screen,
@@ -341,6 +344,26 @@ class HelpTest(Case):
                 self.assertEqual(lines[-4], "examples:")
                 for option in options.split():
                     self.assertRegex("\n".join(lines), rf"(?m)^ +(.*[ ,])?-{option}\b")
+
+
+class PathsOnWindowsTest(FolderCase):
+    """What only matters where the shell and the paths are those of Windows."""
+
+    def test_wildcards(self) -> None:
+        for name in ["b.iso", "a.iso", "c[1].iso", "c1.iso"]:
+            self.write(name)
+        folder = str(self.folder)
+        names = [f"{folder}/{name}" for name in ["[ab].iso", "c[1].iso", "*.bin"]]
+        with mock.patch("os.sep", "\\"):
+            found = expand_wildcards(names)
+        found = [os.path.basename(path) for path in found]
+        self.assertEqual(found, ["a.iso", "b.iso", "c[1].iso", "*.bin"])
+        self.assertEqual(expand_wildcards(["*"]), ["*"] if os.sep == "/" else mock.ANY)
+
+    def test_paths_in_messages_can_be_copied(self) -> None:
+        with mock.patch("os.sep", "\\"):
+            message = describe_start_failure(OSError(errno.ENOENT, "File not found", r"C:\a\b"))
+        self.assertEqual(message, "C:/a/b: File not found")
 
 
 class ParseTest(unittest.TestCase):

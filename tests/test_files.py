@@ -364,6 +364,17 @@ class Walks(SymlinkCase):
             excluded = [file_id(os.stat(self.folder / name)) for name in ("log", "folder")]
             self.assertEqual(self.kinds(excluded=excluded), expected)
 
+    @unittest.skipUnless(os.sep == "/", "there are no such names here")
+    def test_names_that_windows_takes_for_others(self) -> None:
+        for name in ["a", "a.", "nul"]:
+            self.write(name)
+        self.symlink("link", "s\\a")
+        with mock.patch("os.sep", "\\"):
+            entries = {entry.path: entry for entry in walk(str(self.folder), False, ())}
+        kinds = [entries[name].kind for name in ["a", "a.", "nul"]]
+        self.assertEqual(kinds, [EntryKind.FILE, EntryKind.UNREADABLE, EntryKind.UNREADABLE])
+        self.assertEqual(entries["link"].target, "s/a")
+
     def test_hidden_attributes(self) -> None:
         for attributes, is_hidden in [
             ({}, False),

@@ -378,6 +378,13 @@ class Symlinks(ShareCase):
         self.root = self.folder
         self.folder = self.root / "share"
 
+    def test_to_another_drive(self) -> None:
+        self.symlink("link", "s/a")
+        with mock.patch("os.path.relpath", side_effect=ValueError("path is on mount 'C:'")):
+            survey = self.share().survey()
+        self.assertEqual(survey.listed, [])
+        self.assertEqual(survey.left_out[EntryKind.SYMLINK], ["link"])
+
     def test_to_a_file_inside(self) -> None:
         self.symlink("inside", "s/a")
         self.symlink("absolute", self.folder / "s" / "a")
