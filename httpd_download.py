@@ -3120,6 +3120,7 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 # before it takes the lock.
 
 FIRST_PAUSE = 0.001  # seconds until a first look whether a response has arrived; then doubled
+PROBE_GRACE = 0.3  # seconds in which a request for everything may still turn out to be a probe
 MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
 # Where the system reports no acknowledgements: bytes of the longest body that has finished without
@@ -3186,6 +3187,36 @@ class Registry:
         with self._lock:
             versions = [each.version for each in self._of_offer(transfer.name)]
         return {each.size for each in versions if not each.is_same(transfer.version)}
+
+    def wait_for_probe(self, transfer: Transfer) -> None:
+        """Wait a moment if the receiver of *transfer* may be about to end a probe.
+
+        aria2 asks for everything, and resets that when it asks for the pieces that it lacks. Under
+        load a piece can come before the reset. Whether aria2 goes on with bytes that it has, which
+        may be of an older version, is not known before.
+        """
+        while self._may_end_probe(transfer):
+            time.sleep(FIRST_PAUSE)
+
+    def _may_end_probe(self, transfer: Transfer) -> bool:
+        """Return whether the receiver, which has got bytes of an older version, has just begun to
+        fetch everything, and now asks for a piece."""
+        if transfer.form is not RangeForm.CLOSED or transfer.knows_version:
+            return False
+        with self._lock:
+            self._refresh_channels(transfer)
+            now = self.clock()
+            has_older = False
+            has_just_begun = False
+            for download in self._of_offer(transfer.name):
+                if download.receiver != transfer.receiver:
+                    continue
+                if not download.version.is_same(transfer.version):
+                    has_older = True
+                elif download.has_asked_for_everything() and download.requests == 1:
+                    is_new = now - download.asked_at < PROBE_GRACE
+                    has_just_begun = is_new and bool(download.active)
+            return has_older and has_just_begun
 
     def begin(self, transfer: Transfer, digests: Mapping[int, int]) -> None:
         """Let *transfer* begin as a part of the download that it belongs to. Raise HTTPError where
@@ -3845,6 +3876,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
             knows_version(self.headers, offer.version.etag),
         )
         registry = self.server.registry
+        registry.wait_for_probe(transfer)
         digests = {}
         for size in registry.sizes_to_digest(transfer):
             digests[size] = offer.digest_before(size)

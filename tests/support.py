@@ -281,6 +281,10 @@ class Forked:
     """The program in a process that is forked from one that has loaded it, which takes a tenth of
     the time of a start.  It has of Popen what is used here."""
 
+    # multiprocessing asks for the status of every process when one starts, and a status can be read
+    # only once: two threads must not do so at a time.
+    _lock = threading.Lock()
+
     def __init__(self, arguments: Sequence[str], cwd: str, **streams: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
@@ -297,18 +301,20 @@ class Forked:
             ends.append(Connection(writer, readable=False))
         self.stdout, self.stderr = readers
         self._process = context.Process(target=run_main, args=(arguments, cwd, *ends))
-        self._process.start()
+        with self._lock:
+            self._process.start()
         self.pid = self._process.pid or 0
         self.kill, self.terminate = self._process.kill, self._process.terminate
         for end in ends:
             end.close()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with self._lock:
+            return self._process.exitcode
 
     def wait(self, timeout: float) -> int:
-        self._process.join(timeout)
-        status = self._process.exitcode
+        multiprocessing.connection.wait([self._process.sentinel], timeout)
+        status = self.poll()
         assert status is not None, f"it still runs after {timeout} s"
         return status
 

@@ -301,7 +301,7 @@ class Folders(ShareCase):
         open_file = os.open
 
         def leased(path: Any, flags: int, *mode: int, **options: Any) -> int:
-            if str(path).endswith("b"):
+            if os.path.basename(str(path)) == "b":
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
             return open_file(path, flags, *mode, **options)
 

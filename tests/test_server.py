@@ -12,8 +12,9 @@ from typing import Any, Callable
 from unittest import mock
 from urllib.parse import quote
 
-from httpd_download import MAX_RANGES, http_date, parse_http_date
+from httpd_download import MAX_RANGES, Registry, Transfer, http_date, parse_http_date
 from tests.support import (
+    PATIENCE,
     Clock,
     FolderCase,
     Lines,
@@ -101,14 +102,14 @@ class ServerCase(FolderCase):
             self.assertTrue(line.endswith(f'" {status} -'), line)
 
     def break_off(self, served: Served, name: str, agent: str) -> str:
-        """Fetch *name*, be killed after a megabyte, and return its entity tag."""
+        """Fetch *name*, be killed after two megabytes, and return its entity tag."""
         with served.connect(NARROW) as client:
             client.sendall(
                 f"GET /{name} HTTP/1.1\r\nHost: x\r\nUser-Agent: {agent}\r\n\r\n".encode()
             )
             response = HTTPResponse(client)
             response.begin()
-            response.read(MIB)
+            response.read(2 * MIB)
             response.close()
             reset(client)
         served.rest()
@@ -506,6 +507,30 @@ class Conditions(ServerCase):
 
 class Refusals(ServerCase):
     """Two refusals tell the sender why; which requests get them is tested with the registry."""
+
+    def test_piece_that_comes_before_the_end_of_a_probe(self) -> None:
+        """aria2 -x8 under load: see Registry.wait_for_probe."""
+        self.write("big", 4 * MIB)
+        served = self.serve()
+        self.break_off(served, "big", "x")
+        self.replace("big", os.urandom(4 * MIB))
+        head = b"GET /big HTTP/1.1\r\nHost: x\r\nUser-Agent: x\r\n"
+        has_come = threading.Event()
+        wait_for_probe = Registry.wait_for_probe
+
+        def wait(registry: Registry, transfer: Transfer) -> None:
+            if transfer.first > 0:
+                has_come.set()
+            wait_for_probe(registry, transfer)
+
+        with served.connect() as piece, mock.patch.object(Registry, "wait_for_probe", wait):
+            probe = served.connect(receive_buffer=1 << 14)
+            probe.sendall(head + b"\r\n")
+            read_exactly(probe, 100)
+            piece.sendall(head + b"Range: bytes=3000000-3000999\r\n\r\n")
+            self.assertTrue(has_come.wait(PATIENCE))
+            reset(probe)
+            self.assertEqual(read_reply(piece).status, 409)
 
     def test_409_says_why_and_keeps_the_connection(self) -> None:
         self.write("big", 4 * MIB)
