@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serve files over HTTP from whichever machine is closest to the person who needs them.
+"""Serve files over HTTP: print a link for each, let downloads resume, say when one has arrived.
 
 The path of a request, from the start of the program to the last acknowledged byte:
 
@@ -8,16 +8,17 @@ The path of a request, from the start of the program to the last acknowledged by
     PartialContentHandler.handle    runs in the thread of a connection, one request after another
     parse_request_head              turns the bytes of a request into a Request
     Share.open                      turns a path into an offer: a file, or a folder as a tar archive
-    is_not_modified, parse_ranges    decide what is to be sent of it
+    is_not_modified, parse_ranges   decide what is to be sent of it
     Registry.begin                  finds the download of the transfer (by place), logs its start
     Channel.send                    hands the head and the body over to the system
     Registry.wait_until_ended       waits until the receiver has acknowledged everything
-    Registry._end, _deliver, _pause    end the transfer; log that its download is whole, or paused
+    Registry._end, _deliver, _pause end the transfer; log that its download is whole, or paused
     Terminal                        prints the lines
 
 Words. An *offer* is what one link stands for. A *version* is one state of an offer. A *receiver* is
 an address and a User-Agent. A *transfer* is one response body on one connection. A *download* is
-all transfers by which one receiver fetches one version of one offer.
+all transfers by which one receiver fetches one version of one offer (or, if a file is appended to,
+the versions that continue it).
 
 Threads. The main thread waits for a signal or for the end of the server thread. The server thread
 accepts connections and checks all of them every CHECK_INTERVAL. Each connection has a thread of its
@@ -25,11 +26,13 @@ own, the only one that reads, sends, waits for acknowledgements and looks at fil
 prints lines and draws the rows at the bottom of a terminal.
 
 The one lock is that of the Registry. It protects the downloads, the transfers, the list of channels
-and everything that Channel.refresh sets. It does not protect Channel.handed_over, which only the
-thread of the connection changes. It is never held while a disk, a network or a terminal is waited
-for. (The Terminal has a small lock for its queue of lines.)
+and everything that Channel.refresh sets. What only the thread of the connection changes needs no
+lock: the other counts of its Channel, and where the body of its Transfer begins. The lock is never
+held while a disk, a network or a terminal is waited for. (The Terminal has a small lock for its
+queue of lines.)
 
-Read the two sections on downloads last: they use the terms of all other sections.
+Read the sections "Downloads: decisions" and "Downloads: registry" last: they use the terms of all
+other sections.
 """
 
 import sys
@@ -188,10 +191,13 @@ RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errn
 # is copied after a last check of the file.
 COPY_LIMIT = 64 * 1024  # bytes of the longest span that is copied
 COPIED_END = 4 * 1024  # bytes at the end of a longer span
+DIGEST_LIMIT = 64 * 1024  # bytes of the largest file of which no digest is made
+DIGEST_LENGTH = 4 * 1024  # bytes at the end of a larger file that its digest tells apart
 GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may be growing
 
-# A name that has only one spelling, apart from upper and lower case. Other names may have several:
-# Unicode writes an accent in two ways, and FAT ignores a dot at the end.
+# A name by which a file system knows no file that is listed under another name, apart from upper
+# and lower case. Of other names that is not certain: Unicode writes an accent in two ways, and FAT
+# ignores a dot at the end. See Folder.ensure_visible.
 PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
 
 # Windows has no names with these characters, ignores dots and blanks at the end of a name, and
@@ -325,9 +331,15 @@ class PinnedFile:
     """An open file that may be sent only as long as it stays as it was."""
 
     def __init__(
-        self, descriptor: int, label: str, size: int, mtime_ns: int, may_grow: bool = False
+        self,
+        descriptor: int,
+        label: str,
+        size: int,
+        mtime_ns: int,
+        may_grow: bool = False,
+        advice: str = "",
     ) -> None:
-        """Take over *descriptor*, which close() closes."""
+        """Take over *descriptor*, which close() closes. *advice* ends the error messages."""
         # -1 once the file is closed, since another file may get the same number.
         self._descriptor = descriptor
         # What error messages call the file.
@@ -335,8 +347,15 @@ class PinnedFile:
         # The size and the modification time of the file when it was pinned.
         self._size = size
         self._mtime_ns = mtime_ns
-        # Whether appending is allowed. Then a larger file counts as unchanged, whatever its time.
+        # What error messages advise.
+        self._advice = advice
+        # Whether appending is allowed. Then a larger file counts as unchanged if the bytes at its
+        # old end are the same.
         self._may_grow = may_grow
+        # A hash of the bytes at the end (see ``digest_before``); 0 where it is not needed.
+        self.end_digest = 0
+        if may_grow:
+            self.end_digest = self.digest_before(size)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -346,6 +365,20 @@ class PinnedFile:
         if self._descriptor >= 0:
             close_descriptor(self._descriptor)
             self._descriptor = -1
+
+    def digest_before(self, stop: int) -> int:
+        """Return a hash of the 4 KiB before *stop*, valid in this process; 0 if it is not read.
+
+        It tells whether a file that is larger now has only grown. The inode does not tell that: a
+        new file may get the inode of a deleted one, and a file that is rewritten keeps its inode.
+        """
+        # Not worth a read for a small file, whose receiver simply starts over.
+        if stop <= DIGEST_LIMIT:
+            return 0
+        try:
+            return hash(pread(self._descriptor, DIGEST_LENGTH, stop - DIGEST_LENGTH))
+        except OSError:
+            return 0
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes from *start* to *stop*. Raise FileChanged.
@@ -366,14 +399,14 @@ class PinnedFile:
             try:
                 piece = pread(self._descriptor, stop - offset, offset)
             except OSError as error:
-                raise FileChanged(f"{self._label}: {error.strerror}") from None
+                raise self._changed(f": {error.strerror}") from None
             if not piece:
                 break
             data += piece
         # Check after reading: the file may have changed in between.
         self.ensure_unchanged()
         if len(data) < stop - start:
-            raise FileChanged(f"{self._label} ends too early")
+            raise self._changed(" ends too early")
         return data
 
     def ensure_unchanged(self) -> None:
@@ -386,7 +419,7 @@ class PinnedFile:
                 time.sleep(pause)
                 if self._is_unchanged():
                     return
-        raise FileChanged(f"{self._label} was changed")
+        raise self._changed(" was changed")
 
     def _is_unchanged(self) -> bool:
         """Return whether the file is what it was, or has only grown where that is allowed.
@@ -397,12 +430,16 @@ class PinnedFile:
         try:
             status = os.fstat(self._descriptor)
         except OSError as error:
-            raise FileChanged(f"{self._label}: {error.strerror}") from None
+            raise self._changed(f": {error.strerror}") from None
         if status.st_size < self._size:
-            raise FileChanged(f"{self._label} became shorter")
+            raise self._changed(" became shorter")
         if status.st_size > self._size:
-            return self._may_grow
+            return self._may_grow and self.digest_before(self._size) == self.end_digest
         return status.st_mtime_ns == self._mtime_ns
+
+    def _changed(self, how: str) -> FileChanged:
+        """Return the error that tells *how* the file has changed."""
+        return FileChanged(f"{self._label}{how}{self._advice}")
 
 
 class Folder:
@@ -640,7 +677,7 @@ class Version(NamedTuple):
     # None for an archive, which cannot grow.
     file_id: Optional[FileId] = None
     mtime_ns: int = 0
-    # A hash of the last 4 KiB (see OfferedFile.digest_before); 0 where it is unknown.
+    # A hash of the last 4 KiB (see PinnedFile.digest_before); 0 where it is unknown.
     end_digest: int = 0
 
     def is_same(self, other: "Version") -> bool:
@@ -668,7 +705,7 @@ class OfferedFile:
             status.st_size,
             file_id(status),
             status.st_mtime_ns,
-            self.digest_before(status.st_size),
+            self._file.end_digest,
         )
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
@@ -676,18 +713,8 @@ class OfferedFile:
         return self._file.parts(start, stop)
 
     def digest_before(self, stop: int) -> int:
-        """Return a hash of the 4 KiB before *stop*, valid in this process; 0 if it is not read.
-
-        It tells whether a file that is larger now has only grown. The inode does not tell that: a
-        new file may get the inode of a deleted one, and a file that is rewritten keeps its inode.
-        """
-        # Not worth a read for a small file, whose receiver simply starts over.
-        if stop <= COPY_LIMIT:
-            return 0
-        try:
-            return hash(pread(self._file.fileno(), COPIED_END, stop - COPIED_END))
-        except OSError:
-            return 0
+        """Return what tells whether a version of *stop* bytes has only grown since."""
+        return self._file.digest_before(stop)
 
     def close(self) -> None:
         self._file.close()
@@ -922,6 +949,9 @@ class TarArchive:
 class OpenedArchive:
     """A TarArchive for one request, with the files of it that are open."""
 
+    # What the person at the terminal is to do when a file in the folder has changed.
+    advice = "; restart this program to offer the new state"
+
     def __init__(self, archive: TarArchive) -> None:
         # The layout.
         self._archive = archive
@@ -934,8 +964,8 @@ class OpenedArchive:
         # The folder that was opened last, since the next file is usually in it, and its path.
         self._folder: Optional[Folder] = None
         self._folder_path = ""
-        # The last file that was too large to be copied. It stays open: the send queue refers to its
-        # pages, and Registry.wait_until_ended, which knows it by Channel.file_in_queue, checks it.
+        # The last file that was sent by sendfile. It stays open: the system still sends from it,
+        # and it is checked once more when everything has arrived.
         self._large_file: Optional[PinnedFile] = None
 
     def close(self) -> None:
@@ -980,15 +1010,15 @@ class OpenedArchive:
 
     def _content(self, entry: Entry, start: int, stop: int) -> Iterator[Part]:
         """Yield the bytes of a file from *start* to *stop*. Raise FileChanged."""
-        file = self._open_file(entry)
         if stop - start > COPY_LIMIT:
             if self._large_file is not None:
                 # The end of it may still be in the send queue.
                 self._large_file.ensure_unchanged()
                 self._large_file.close()
-            self._large_file = file
-            yield from file.parts(start, stop)
+            self._large_file = self._open_file(entry)
+            yield from self._large_file.parts(start, stop)
             return
+        file = self._open_file(entry)
         try:
             data = file.read(start, stop)
         finally:
@@ -1002,8 +1032,8 @@ class OpenedArchive:
         try:
             descriptor, _ = self._open_folder(folder_path).open_file(name)
         except OSError as error:
-            raise FileChanged(f"{label}: {error.strerror}") from None
-        return PinnedFile(descriptor, label, entry.size, entry.mtime_ns)
+            raise FileChanged(f"{label}: {error.strerror}{self.advice}") from None
+        return PinnedFile(descriptor, label, entry.size, entry.mtime_ns, advice=self.advice)
 
     def _open_folder(self, path: str) -> Folder:
         """Return the folder *path* of the archive, which stays open. Raise OSError."""
@@ -1058,7 +1088,7 @@ class Share:
         self._folder: Optional[str] = None
         if folder is not None:
             self._folder = os.path.abspath(folder)
-        # Files, by their paths, and archives, by the names of their links.
+        # By the names of their links: the path of a file on the disk, or the archive of a folder.
         self._named = named
         # The path component before every name; "" for none.
         self._prefix = prefix
@@ -1117,11 +1147,10 @@ class Share:
             size = None
             if entry.kind in (EntryKind.FILE, EntryKind.SYMLINK):
                 size = self._size_of(entry.path.split("/"))
-            is_offered_folder = entry.path == "" or self._is_recursive
+            are_files_offered = entry.path == "" or self._is_recursive
             if size is not None:
                 survey.listed.append(Listed(entry.path, size, None))
-            elif entry.kind is EntryKind.FOLDER and is_offered_folder:
-                # Its files are offered, not the folder itself.
+            elif entry.kind is EntryKind.FOLDER and are_files_offered:
                 continue
             elif entry.kind is not EntryKind.HIDDEN:
                 survey.left_out.setdefault(entry.kind, []).append(entry.path)
@@ -1333,14 +1362,14 @@ HOST_FIELD = re.compile(rf"(?:{AUTHORITY})?", re.ASCII | re.IGNORECASE)
 SCHEME_AND_AUTHORITY = re.compile(rf"https?://{AUTHORITY}", re.ASCII | re.IGNORECASE)
 # The first character behind the path: the query or the fragment begins.
 PATH_END = re.compile("[?#]")
-# The path segment "." and the slash before it. At the end of a path it stays, as ".." does
-# everywhere: such paths are not found anyway.
+# The path segment "." and the slash before it, but not at the end of a path. A path that ends in
+# "." or has a segment ".." is left as it is: it names nothing that is offered.
 DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee])(?=/)")
 
 # RFC 9110, section 14.1.1: "0-499", "500-" or "-500".
 BYTE_RANGE = re.compile("(?P<first>[0-9]*)-(?P<last>[0-9]*)")
-# RFC 9110, section 8.8.3. The tag includes its quotes; "W/" before it marks a weak tag. Before that
-# is the beginning of the list, a comma, a blank or a tab.
+# RFC 9110, section 8.8.3. The tag includes its quotes; "W/" before it marks a weak tag. It must
+# stand at the beginning of the list or behind a comma, a blank or a tab.
 ENTITY_TAG = re.compile('(?<![^, \t])(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
 
 # RFC 9110, section 5.6.7: the three formats of dates. email.utils.parsedate would also accept 30
@@ -1532,7 +1561,8 @@ def parse_ranges(value: str, size: int) -> List[ByteRange]:
     """Return the ranges of a Range field, for a file of *size* bytes, in the order asked.
 
     Return no range if the field is to be ignored. Return one range with start == stop if the file
-    has no byte of any of them: then 416 is the answer, unless Registry.begin finds that 409 is.
+    has no byte of any of them: the answer is 416, or 409 if the bytes that the client has are of an
+    older version.
     Raise HTTPError if the field is malformed. See RFC 9110, section 14.
     """
     if size == 0:
@@ -1751,10 +1781,10 @@ class Body(NamedTuple):
     """The body of an answer to GET."""
 
     # Bytes, and spans of the file, in the order in which they are sent.
-    parts: List[Union[bytes, Span]]
+    pieces: List[Union[bytes, Span]]
     # The fields that describe the body: its type, its length, and its range if it has one.
     fields: Dict[str, str]
-    # Bytes of all parts together.
+    # Bytes of all pieces together.
     length: int
 
 
@@ -1764,12 +1794,12 @@ def whole_or_partial_body(
     """Return the body that has *ranges*, or everything if there are none, of a file of *size* bytes
     and this *media_type*. *boundary* separates several ranges (RFC 9110, section 14.6)."""
     fields = {"Content-Type": media_type}
-    parts: List[Union[bytes, Span]] = []
+    pieces: List[Union[bytes, Span]] = []
     if not ranges:
-        parts.append((0, size))
+        pieces.append((0, size))
     elif len(ranges) == 1:
         fields["Content-Range"] = content_range(ranges[0], size)
-        parts.append((ranges[0].start, ranges[0].stop))
+        pieces.append((ranges[0].start, ranges[0].stop))
     else:
         fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
         for each in ranges:
@@ -1779,18 +1809,18 @@ def whole_or_partial_body(
                 f"Content-Range: {content_range(each, size)}\r\n"
                 "\r\n"
             )
-            parts.append(head.encode())
-            parts.append((each.start, each.stop))
-        parts.append(f"\r\n--{boundary}--\r\n".encode())
+            pieces.append(head.encode())
+            pieces.append((each.start, each.stop))
+        pieces.append(f"\r\n--{boundary}--\r\n".encode())
     length = 0
-    for part in parts:
-        if isinstance(part, bytes):
-            length += len(part)
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            length += len(piece)
         else:
-            start, stop = part
+            start, stop = piece
             length += stop - start
     fields["Content-Length"] = str(length)
-    return Body(parts, fields, length)
+    return Body(pieces, fields, length)
 
 
 def content_range(each: ByteRange, size: int) -> str:
@@ -1966,8 +1996,8 @@ class Channel:
         self._has_finished = False
         # Whether this program has given the connection up.
         self._is_aborted = False
-        # When the time limit last began anew: at an acknowledgement, a request, or the end of a
-        # transfer.
+        # When the receiver last made progress: an acknowledgement, a request, or the end of a
+        # transfer. A connection that makes none for too long is ended (--timeout).
         self.last_progress = clock()
 
     @property
@@ -2017,8 +2047,8 @@ class Channel:
     def look_for_end(self) -> None:
         """Find out whether the receiver has closed its side.
 
-        A receiver may do so before its system sends the reset, and the system tells of a reset only
-        once: perhaps to another thread, which has not said so yet.
+        A program that is killed may close before the reset comes. And this system tells of a reset
+        only once, perhaps to another thread, which has not called ``note_reset`` yet.
         """
         try:
             self.has_peer_left = self.has_peer_left or is_peer_gone(self._socket)
@@ -2035,7 +2065,7 @@ class Channel:
 
     def wait_for_input(self, seconds: float) -> bool:
         """Return whether the receiver has sent something, closed or reset within *seconds*. Raise
-        OSError for a reset on systems that report no acknowledgements."""
+        OSError for a reset on systems where ``refresh`` may not notice it."""
         has_input = wait_for_socket(self._socket, EVENT_READ, seconds)
         if has_input and not self.reports_acknowledgements:
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
@@ -2239,8 +2269,8 @@ class ChannelReader(io.RawIOBase):
 #
 # A transfer is the body of one response. A download is all transfers by which one receiver fetches
 # one version of one offer. A transfer *left off* at its first byte that is not acknowledged; a
-# request that begins there resumes it. No download ever changes its owner: a receiver that resumes
-# at another address, or with another program, gets a download of its own, which inherits what the
+# request that begins there resumes it. A download always has the same receiver: one that resumes at
+# another address, or with another program, gets a download of its own, which inherits what the
 # earlier one has received.
 #
 #   outcome of a transfer   when
@@ -2323,8 +2353,9 @@ class Resumption(NamedTuple):
     """Where a receiver has resumed a transfer, and how far the transfer had come by then."""
 
     offset: int  # in the file
-    # Bytes of the body that had left by then. It is no progress if they are acknowledged later: the
-    # FIN of a killed client brings the acknowledgements that a broken network had lost.
+    # Bytes of the body that had left by then. That they are acknowledged later does not count as
+    # progress: the FIN of a killed client brings the acknowledgements that a broken network had
+    # lost.
     transmitted: int
 
 
@@ -2593,14 +2624,15 @@ class Download:
         self._ended_spans: List[Span] = []
         # Bytes that were acknowledged of transfers that have ended.
         self._ended_bytes = 0
-        # How many bytes, from the first one on, the receiver has from before this start.
+        # How many bytes, from the first one on, the receiver had before this program was started.
         self.claimed = 0
-        # Another receiver that has gone on with it, and how many bytes of it had been transmitted
-        # by then.
+        # Another receiver that has gone on with it, which supersedes it, and how many bytes of it
+        # had been transmitted by then. (It is outdated if its own receiver asks for another
+        # version.)
         self.superseded_by: Optional[Receiver] = None
         self._transmitted_before = 0
-        # When the log last told that a request was refused, since it would have gone on with this
-        # download and with another version.
+        # When the log last told of a refused request: one that would have continued this download
+        # with bytes of another version.
         self._refused_at = -math.inf
 
     # What happens to it. The registry calls these.
@@ -2703,14 +2735,18 @@ class Download:
         """Return whether the log has told of a refused request since *then*."""
         return self._refused_at > then
 
+    def must_start_over(self) -> bool:
+        """Return whether the file has changed, so that its receiver cannot go on."""
+        return self.is_refused_since(-math.inf)
+
     def is_superseded(self) -> bool:
         """Return whether another receiver has gone on with it, and it made no progress since."""
         has_successor = self.superseded_by is not None
         return has_successor and self.acknowledged() <= self._transmitted_before
 
     def is_brief(self) -> bool:
-        """Return whether it is a single request that brought less than PROBE_LIMIT and sends no
-        more."""
+        """Return whether it is a single request that brought less than PROBE_LIMIT and has ended,
+        or whose receiver has left (as far as ``look_for_end`` has found out)."""
         if self.requests != 1 or self.status is Status.DELIVERED or self.claimed:
             return False
         for transfer in self.active:
@@ -2722,8 +2758,8 @@ class Download:
         """Return whether its receiver probably only probed the server, so that the request says
         nothing about the bytes that it has.
 
-        A brief download is a probe, unless it asked for ``bytes=0-``: axel probes in this way, but
-        other clients fetch a whole file in this way.
+        A brief download is a probe, unless it asked for ``bytes=0-``. axel probes in this way, but
+        other clients fetch a whole file in this way, which matters more.
         """
         if not self.is_brief():
             return False
@@ -2910,10 +2946,10 @@ def left_off_by_itself(request: Transfer, known: Known) -> Optional[Match]:
 
 
 def left_off_by_predecessor(request: Transfer, known: Known) -> Optional[Match]:
-    """Find the transfer that left off where *request* begins, outside of the current downloads of
-    the receiver, if none of these has the byte before: a transfer that looked like a probe, one of
-    an older version, or one of another receiver that is quiet now. aria2 resumes every segment in
-    this way, also in another network."""
+    """Find the transfer that left off where *request* begins, in a probe or an older version of the
+    receiver, or in a quiet download of another receiver. (Not if a current download of the receiver
+    has the byte before, or expects it.) aria2 resumes every segment in this way, also in another
+    network."""
     if request.form is RangeForm.OPEN and known.current:
         # Not a segment. curl and wget resume their own transfer, which was looked for before;
         # players jump about. Only a probe or an older version is left.
@@ -2964,14 +3000,14 @@ def left_off_elsewhere(request: Transfer, known: Known) -> Optional[Match]:
 
 
 def waiting_at_address(request: Transfer, known: Known) -> Optional[Match]:
-    """Find a quiet download of another program at the same address if the receiver has only probed,
-    which tells that it has something: aria2 goes on with what curl left off."""
+    """Find a quiet download of another program at the same address if the receiver has only probed:
+    aria2, which probes when it has a part of the file, goes on with what curl left off."""
     if not known.probes or known.current:
         return None
     for download in reversed(known.others):
         is_at_address = download.receiver.address == request.receiver.address
-        is_left = download.is_quiet(known.now) and not download.is_probe()
-        if is_at_address and is_left:
+        is_left_alone = download.is_quiet(known.now) and not download.is_probe()
+        if is_at_address and is_left_alone:
             return Match(download, None, is_vague=True)
     return None
 
@@ -3119,9 +3155,9 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 # terminal is waited for: the log only queues lines, and the thread of a connection checks its file
 # before it takes the lock.
 
-FIRST_PAUSE = 0.001  # seconds until a first look whether a response has arrived; then doubled
+FIRST_WAIT = 0.001  # seconds until a first look whether a response has arrived; then doubled
 PROBE_GRACE = 0.3  # seconds in which a request for everything may still turn out to be a probe
-MAX_PAUSED = 1000  # downloads that are remembered although nothing of them is under way
+MAX_RESTING = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
 # Where the system reports no acknowledgements: bytes of the longest body that has finished without
 # a sign of the receiver. A longer one has finished when the receiver closes.
@@ -3196,7 +3232,7 @@ class Registry:
         may be of an older version, is not known before.
         """
         while self._may_end_probe(transfer):
-            time.sleep(FIRST_PAUSE)
+            time.sleep(FIRST_WAIT)
 
     def _may_end_probe(self, transfer: Transfer) -> bool:
         """Return whether the receiver, which has got bytes of an older version, has just begun to
@@ -3225,7 +3261,7 @@ class Registry:
             now = self.clock()
             self._refresh_channels(transfer)
             placement = place(transfer, self._of_offer(transfer.name), digests, now)
-            self._check(placement, transfer)
+            self._ensure_may_begin(placement, transfer)
             download = placement.joined
             if download is None:
                 download = Download(transfer, now)
@@ -3246,7 +3282,7 @@ class Registry:
             self._download_of[transfer] = download
             self._share_rate()
 
-    def _check(self, placement: Placement, transfer: Transfer) -> None:
+    def _ensure_may_begin(self, placement: Placement, transfer: Transfer) -> None:
         """Raise HTTPError if *transfer*, which belongs where *placement* says, must not begin."""
         if placement.match and placement.is_refused:
             older = placement.match.download
@@ -3291,14 +3327,15 @@ class Registry:
         if match.transfer:
             older.note_resumed(match.transfer, transfer.receiver, transfer.first)
         if older is not download:
-            # Another receiver had it before, or another version of the file.
+            # Another receiver had it before.
             download.add_arrived(older.arrived())
             download.claim(max(download.claimed, older.claimed))
             if match.transfer:
                 download.add_arrived([(match.transfer.first, transfer.first)])
             older.note_superseded(transfer.receiver)
         elif match.transfer is None:
-            # It fetches segments, so its first offset did not mean that it had all bytes before.
+            # The request is a further segment (see asked_for_last). A receiver that fetches
+            # segments may lack bytes before its first one.
             download.claim(0)
 
     def _share_rate(self) -> None:
@@ -3347,7 +3384,7 @@ class Registry:
 
         *has_input*: whether the next request has come already.
         """
-        transfer = self._wait_until_acknowledged(channel, has_input)
+        transfer = self._wait_until_finished(channel, has_input)
         if transfer is None:
             return
         if channel.file_in_queue:
@@ -3355,12 +3392,12 @@ class Registry:
         with self._lock:
             self._end(transfer, Outcome.FINISHED)
 
-    def _wait_until_acknowledged(self, channel: Channel, has_input: bool) -> Optional[Transfer]:
+    def _wait_until_finished(self, channel: Channel, has_input: bool) -> Optional[Transfer]:
         """Return the transfer of *channel* once its receiver has got everything; None if it has
         ended otherwise. Raise OSError where the connection fails."""
         if not has_input:
-            has_input = channel.wait_for_input(FIRST_PAUSE)
-        pause = FIRST_PAUSE
+            has_input = channel.wait_for_input(FIRST_WAIT)
+        pause = FIRST_WAIT
         while True:
             with self._lock:
                 transfer = self._transfers[channel]
@@ -3414,7 +3451,7 @@ class Registry:
     def _update_after_end(self, download: Download, ended: Transfer) -> None:
         """See what becomes of *download*, of which the transfer *ended* is over."""
         is_complete = ended.outcome is Outcome.FINISHED and ended.asks_for_everything
-        if is_complete and ended.version == download.version:
+        if is_complete and ended.version.is_same(download.version):
             self._deliver(download, [])
         elif download.has_too_many_spans():
             self._forget(download)
@@ -3459,7 +3496,7 @@ class Registry:
     def _forget_old(self) -> None:
         """Forget the downloads at rest that were asked for longest ago."""
         resting = [each for each in self._downloads if each.status is not Status.UNDER_WAY]
-        for download in resting[: max(0, len(resting) - MAX_PAUSED)]:
+        for download in resting[: max(0, len(resting) - MAX_RESTING)]:
             self._forget(download)
 
     # What becomes of a download.
@@ -3506,14 +3543,14 @@ class Registry:
     def _concerns_nobody(self, download: Download, outdated: Set[Download]) -> bool:
         """Return whether no receiver waits for the rest of *download*, so that neither the log nor
         the summary mentions it: another receiver goes on with it; its receiver has begun another
-        version; or it was brief, and another download of the same address has got further."""
+        version; or it was brief and another download at its address replaces it."""
         if download.is_superseded() or download in outdated:
             return True
         if not download.is_brief() or download.has_failed():
             return False
         address = download.receiver.address
-        offered = self._of_offer(download.name)
-        nearby = [each for each in offered if each.receiver.address == address]
+        downloads = self._of_offer(download.name)
+        nearby = [each for each in downloads if each.receiver.address == address]
         arrived = count_bytes(download.held())
         for other in nearby[-MAX_EXAMINED:]:
             is_own = other.receiver == download.receiver
@@ -3545,6 +3582,7 @@ class Registry:
                 self._forget(other)
         download.deliver()
         self._deliveries[download.name, download.receiver] += 1
+        # Named offers are counted one by one, others together.
         for name in ("", download.name):
             if name in self._deliveries_by_name:
                 self._deliveries_by_name[name] += 1
@@ -3611,7 +3649,7 @@ class Registry:
     def has_unfinished(self) -> bool:
         """Return whether a receiver may want to resume after a restart."""
         with self._lock:
-            return bool(self._unfinished())
+            return any(not download.must_start_over() for download in self._unfinished())
 
     def close_connections(self) -> None:
         """Close all sockets, so that the system still sends what was handed over."""
@@ -3667,7 +3705,10 @@ class Registry:
             arrived = format_size(count_bytes(download.arrived()))
             size = format_size(download.version.size)
             return f"unknown: {who} got {arrived} of {size} from here; it may have had the rest"
-        return f"not whole: {who} at {download.portion()}"
+        line = f"not whole: {who} at {download.portion()}"
+        if download.must_start_over():
+            line += ": the file has changed, the receiver must start over"
+        return line
 
     def _label(self, download: Download) -> str:
         """Return what to call the receiver of *download*."""
@@ -3850,7 +3891,8 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         if self.close_connection:
             # A client that reads until the end need not wait for the acknowledgement.
             self.channel.finish_writing()
-        # A receiver that sends several requests at once (pipelining) has sent the next one already.
+        # A receiver may send several requests at once (pipelining). Then more bytes have come from
+        # the socket than the requests until now consist of.
         has_next_request = self.channel.received > self.rfile.tell()
         self.server.registry.wait_until_ended(self.channel, has_next_request)
 
@@ -3961,11 +4003,11 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
 def response_parts(head: bytes, body: Body, offer: Offer) -> Iterator[Part]:
     """Yield *head* and *body*, its spans as the bytes of *offer*."""
     yield head
-    for part in body.parts:
-        if isinstance(part, bytes):
-            yield part
+    for piece in body.pieces:
+        if isinstance(piece, bytes):
+            yield piece
         else:
-            start, stop = part
+            start, stop = piece
             yield from offer.parts(start, stop)
 
 
@@ -4009,7 +4051,7 @@ class QuietServer(socketserver.ThreadingTCPServer):
         super().server_bind()
 
     def get_request(self) -> Tuple[Any, Any]:
-        """Accept a connection while there are descriptors for it and for what it fetches."""
+        """Accept a connection, unless there are as many as the limit of descriptors allows."""
         if not self._free_connections.acquire(timeout=CHECK_INTERVAL):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
@@ -4607,7 +4649,8 @@ class Terminal:
         more = view.more + len(view.rows) - len(rows)
         if more:
             lines.append(fit(f"and {more} more", columns))
-        # The cursor waits at the end of the last line: the note, the line above, or an empty line.
+        # The cursor waits at the end of the last line: the note or, without one, "and N more" or an
+        # empty line.
         if view.note or not more:
             lines.append(fit(encodable(escape(view.note), self._err), columns))
         return lines
@@ -4789,10 +4832,12 @@ def is_host(text: str) -> bool:
 
 def prefix_word(text: str) -> str:
     """Return *text* if it can stand in a link as it is; else raise ArgumentTypeError."""
+    if text == "":
+        raise argparse.ArgumentTypeError("the word is empty")
     # RFC 3986 calls these characters unreserved. A dot would begin a hidden name.
     if not re.fullmatch("[A-Za-z0-9_~-][A-Za-z0-9._~-]*", text):
-        allowed = "letters, digits, '-', '_', '~' and, but for the first character, '.'"
-        raise argparse.ArgumentTypeError(f'"{text}" does not consist of {allowed}')
+        allowed = "letters, digits, '-', '_', '~' and, not as the first one, '.'"
+        raise argparse.ArgumentTypeError(f'"{text}" has other characters than {allowed}')
     return text
 
 
@@ -4835,7 +4880,7 @@ def make_parser() -> Parser:
         metavar="N",
         type=delivery_count,
         default=0,
-        help="exit after N deliveries, of each if some are named",
+        help="exit after N deliveries, N of each if names are given",
     )
     add(
         "--host",
@@ -4946,7 +4991,8 @@ def make_server(
     try:
         named = named_offers(options.names, excluded, report)
     except OSError as error:
-        raise OSError(error.errno, str(error.strerror) + port_advice(options.names)) from None
+        reason = str(error.strerror) + port_advice(options.names)
+        raise OSError(error.errno, reason, error.filename) from None
     folder = None
     if not options.names:
         folder = options.directory or os.curdir
@@ -4971,7 +5017,7 @@ def make_server(
 
 def own_files(options: argparse.Namespace) -> List[str]:
     """Return the files of this program, and those with its certificate and its private key, but for
-    those that are named on the command line: a file that is named is meant."""
+    those that are named on the command line: who names such a file wants to offer it."""
     # Piped into an interpreter, the program is no file. Imported, it may have been compiled.
     specification = globals().get("__spec__")
     paths = [globals().get("__file__"), getattr(specification, "cached", None)]
@@ -5274,7 +5320,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     tls = None
     try:
         if options.tls_cert:
-            # In the main thread, where Ctrl-C works while OpenSSL asks for the passphrase.
+            # In the main thread: OpenSSL lets Ctrl-C end its question for the passphrase there.
             tls = tls_context(options.tls_cert, options.tls_key)
         terminal = Terminal(sys.stdout, sys.stderr)
         thread = ServerThread(options, terminal, tls)

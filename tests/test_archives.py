@@ -23,6 +23,7 @@ from httpd_download import (
     TAR_TYPES,
     EntryKind,
     FileChanged,
+    FileSpan,
     OpenedArchive,
     Part,
     TarArchive,
@@ -647,7 +648,22 @@ class Changed(ArchiveCase):
         append(self.results / "log")
         data, text = read_until_change(archive, 0, len(whole))
         self.assertEqual(data, whole[: members(whole)["results/log"].offset])
-        self.assertEqual(text, "results/log was changed")
+        self.assertEqual(text, f"results/log was changed{OpenedArchive.advice}")
+
+    def test_a_change_between_two_large_files_leaves_no_descriptor_open(self) -> None:
+        for name in ["a", "b"]:
+            self.write(f"results/{name}", 200_000)
+        archive = lay_out(self.results)
+        before = count_descriptors()
+        opened = OpenedArchive(archive)
+        parts = opened.parts(0, archive.version.size)
+        while not isinstance(next(parts), FileSpan):
+            pass
+        append(self.results / "a")
+        with self.assertRaises(FileChanged):
+            list(parts)
+        opened.close()
+        self.assertEqual(count_descriptors(), before)
 
     def test_a_large_file_stays_open_until_the_next_one(self) -> None:
         for name, size in {"a": 200_000, "b": 10, "c": 200_000}.items():
@@ -698,7 +714,9 @@ class Sent(ArchiveCase):
                 self.assertLessEqual(len(data), last)
                 self.served.rest()
                 ended = self.served.log.wait_for("req terminated")
-                self.assertRegex(ended, rf", {name}/large (was changed|became shorter)$")
+                self.assertRegex(
+                    ended, rf", {name}/large (was changed|became shorter){OpenedArchive.advice}$"
+                )
 
     def test_removed_or_replaced(self) -> None:
         for change in (remove, replace):

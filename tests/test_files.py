@@ -17,6 +17,7 @@ import httpd_download
 from httpd_download import (
     COPIED_END,
     COPY_LIMIT,
+    DIGEST_LIMIT,
     EntryKind,
     FileChanged,
     FileSpan,
@@ -123,6 +124,16 @@ class Pinned(FolderCase):
         for change in (cut_last_byte, touch):
             file = self.pin(may_grow=True)
             change(self.path)
+            with mock.patch("time.sleep"), self.assertRaises(FileChanged):
+                file.ensure_unchanged()
+            file.close()
+
+    def test_a_file_that_became_another_larger_one_has_not_grown(self) -> None:
+        for size in (DIGEST_LIMIT + 1, 200_000):
+            file = self.pin(size, may_grow=True)
+            append(self.path)
+            file.ensure_unchanged()
+            self.path.write_bytes(os.urandom(size + 100))
             with mock.patch("time.sleep"), self.assertRaises(FileChanged):
                 file.ensure_unchanged()
             file.close()

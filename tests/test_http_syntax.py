@@ -615,7 +615,7 @@ class Answers(unittest.TestCase):
                 ranges = [ByteRange(start, stop, CLOSED) for start, stop in spans]
                 found = whole_or_partial_body(ranges, len(data), "text/x; a=b", "B0undary")
                 body = b""
-                for part in found.parts:
+                for part in found.pieces:
                     body += part if isinstance(part, bytes) else data[part[0] : part[1]]
                 self.assertEqual(len(body), found.length)
                 self.assertEqual(found.fields["Content-Length"], str(len(body)))

@@ -9,7 +9,7 @@ from typing import Any, cast
 from unittest import mock
 
 from httpd_download import (
-    MAX_PAUSED,
+    MAX_RESTING,
     PAUSE_AFTER,
     PROBE_LIMIT,
     REPORT_INTERVAL,
@@ -378,10 +378,10 @@ class DownloadTest(Case):
         self.assertNotIn("delivered.", self.lines[-1])
 
     def test_the_longest_at_rest_are_forgotten(self) -> None:
-        for index in range(MAX_PAUSED + 5):
+        for index in range(MAX_RESTING + 5):
             self.reset(self.ask(name=str(index)), 45)
         self.wait()
-        self.assertIn(f"and {MAX_PAUSED - 8} more", self.registry.stop()[-1])
+        self.assertIn(f"and {MAX_RESTING - 8} more", self.registry.stop()[-1])
         self.finish(self.ask(45, name="4"))
         self.assertIn("before this start", self.lines[-1])
         self.finish(self.ask(45, name="5"))
@@ -412,6 +412,20 @@ class VersionTest(Case):
         self.assertEqual(error.reason, "the file has changed, the receiver must start over")
         self.refuse(409, 200, 200, version=NEW)
         self.refuse(416, 200, 200)
+
+    def test_refused_receiver_is_not_told_to_resume(self) -> None:
+        """After a restart the program could not know that its part is of an older version."""
+        self.reset(self.ask(), 45)
+        self.refuse(409, 45, version=NEW)
+        self.wait()
+        self.assertFalse(self.registry.has_unfinished())
+        self.assertEqual(
+            self.registry.stop()[1:],
+            [
+                "not whole: f to 10.0.0.5 at 45% (45.0 MiB of 100.0 MiB): "
+                "the file has changed, the receiver must start over"
+            ],
+        )
 
     def test_repeated_refusals_make_a_line_a_minute(self) -> None:
         """axel repeats its request many times a second."""
