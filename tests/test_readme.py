@@ -112,6 +112,8 @@ class ReadmeTest(ProgramCase):
         for agent, span in [("only a part", "0-4000000"), ("broken off", "1000000-")]:
             served.fetch("/a.bin", {"User-Agent": agent, "Range": f"bytes={span}"})
             served.rest()
+        again = {"User-Agent": "has it", "Range": f"bytes={8 << 20}-"}
+        self.assertEqual(served.fetch("/a.bin", again).status, 416)
         self.assertEqual([served.fetch(path).status for path in ("/a.bin", "/")], [503, 404])
         (self.folder / "new").write_bytes(bytes(9 << 20))
         os.replace(str(self.folder / "new"), str(self.folder / "a.bin"))
