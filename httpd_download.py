@@ -2780,6 +2780,11 @@ class Download:
         that before it asks for the pieces that it lacks."""
         return self.is_probe() and self.has_asked_for_everything()
 
+    def has_only_begun_everything(self) -> bool:
+        """Return whether it is a single request for everything whose receiver has not left."""
+        is_under_way = any(not each.channel.has_peer_left for each in self.active)
+        return self.requests == 1 and is_under_way and self.has_asked_for_everything()
+
     def has_asked_for_everything(self) -> bool:
         """Return whether one of its requests was for everything."""
         return any(each.asks_for_everything for each in (*self.active, *self.ended))
@@ -3156,7 +3161,7 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 # before it takes the lock.
 
 FIRST_WAIT = 0.001  # seconds until a first look whether a response has arrived; then doubled
-PROBE_GRACE = 0.3  # seconds in which a request for everything may still turn out to be a probe
+PROBE_GRACE = 1.0  # seconds in which a request for everything may still turn out to be a probe
 MAX_RESTING = 1000  # downloads that are remembered although nothing of them is under way
 MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
 # Where the system reports no acknowledgements: bytes of the longest body that has finished without
@@ -3235,24 +3240,22 @@ class Registry:
             time.sleep(FIRST_WAIT)
 
     def _may_end_probe(self, transfer: Transfer) -> bool:
-        """Return whether the receiver, which has got bytes of an older version, has just begun to
-        fetch everything, and now asks for a piece."""
+        """Return whether the receiver has just begun to fetch everything and now asks for a piece,
+        although bytes of an older version have gone to its address."""
         if transfer.form is not RangeForm.CLOSED or transfer.knows_version:
             return False
         with self._lock:
             self._refresh_channels(transfer)
-            now = self.clock()
+            then = self.clock() - PROBE_GRACE
             has_older = False
-            has_just_begun = False
+            may_end = False
             for download in self._of_offer(transfer.name):
-                if download.receiver != transfer.receiver:
-                    continue
                 if not download.version.is_same(transfer.version):
-                    has_older = True
-                elif download.has_asked_for_everything() and download.requests == 1:
-                    is_new = now - download.asked_at < PROBE_GRACE
-                    has_just_begun = is_new and bool(download.active)
-            return has_older and has_just_begun
+                    is_at_address = download.receiver.address == transfer.receiver.address
+                    has_older = has_older or is_at_address
+                elif download.receiver == transfer.receiver and download.asked_at > then:
+                    may_end = download.has_only_begun_everything()
+            return has_older and may_end
 
     def begin(self, transfer: Transfer, digests: Mapping[int, int]) -> None:
         """Let *transfer* begin as a part of the download that it belongs to. Raise HTTPError where

@@ -906,7 +906,8 @@ class Tls(LoadCase):
                 data = b""
                 for position in range(512 * KIB, 2 * MIB + 1, 512 * KIB):
                     data += read_exactly(broken, 512 * KIB)
-                    self.wait_for_arrival(served, position)
+                    # A record that is partly in the send queue is not counted.
+                    self.wait_for_arrival(served, position - 64 * KIB)
                     self.assertLess(self.arrived(served), position + 256 * KIB)
                 data = data[: len(data) - lost]
                 reset(broken)

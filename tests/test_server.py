@@ -509,10 +509,15 @@ class Refusals(ServerCase):
     """Two refusals tell the sender why; which requests get them is tested with the registry."""
 
     def test_piece_that_comes_before_the_end_of_a_probe(self) -> None:
-        """aria2 -x8 under load: see Registry.wait_for_probe."""
+        """aria2 -x8 under load, which goes on with what it has itself, or what curl has left."""
+        for agent in ("x", "curl/8"):
+            with self.subTest(agent):
+                self.check_piece_before_the_end_of_a_probe(agent)
+
+    def check_piece_before_the_end_of_a_probe(self, agent: str) -> None:
         self.write("big", 4 * MIB)
         served = self.serve()
-        self.break_off(served, "big", "x")
+        self.break_off(served, "big", agent)
         self.replace("big", os.urandom(4 * MIB))
         head = b"GET /big HTTP/1.1\r\nHost: x\r\nUser-Agent: x\r\n"
         has_come = threading.Event()
