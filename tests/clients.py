@@ -26,9 +26,9 @@ SIZE = 16 * MIB
 # Two contents without a common passage; the second one is longer.
 OLD = (os.urandom(1_000_003) * 17)[:SIZE]
 NEW = (os.urandom(1_000_003) * 21)[: SIZE + 4 * MIB]
-# A client with the limit RATE takes two seconds for SIZE, and is killed once it has this much.
-BROKEN_OFF_AT = 3 * MIB
-RATE = 8 * MIB  # bytes/s
+# A client with the limit RATE takes four seconds for SIZE, and is killed once it has this much.
+BROKEN_OFF_AT = 2 * MIB
+RATE = 4 * MIB  # bytes/s
 
 CURL = ["curl", "--disable", "--silent", "--show-error", "--fail", "--noproxy", "*", "-O"]
 WGET = ["--no-config", "--quiet", "--no-proxy", "--tries=1"]
