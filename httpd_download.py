@@ -9,7 +9,7 @@ The path of a request, from the start of the program to the last acknowledged by
     parse_request_head              turns the bytes of a request into a Request
     Share.open                      turns a path into an offer: a file, or a folder as a tar archive
     is_not_modified, parse_ranges   decide what is to be sent of it
-    Registry.begin                  finds the download of the transfer (by place), logs its start
+    Registry.begin, place           find the download of the transfer; log its start
     Channel.send                    hands the head and the body over to the system
     Registry.wait_until_ended       waits until the receiver has acknowledged everything
     Registry._end, _deliver, _pause end the transfer; log that its download is whole, or paused
@@ -17,8 +17,8 @@ The path of a request, from the start of the program to the last acknowledged by
 
 Words. An *offer* is what one link stands for. A *version* is one state of an offer. A *receiver* is
 an address and a User-Agent. A *transfer* is one response body on one connection. A *download* is
-all transfers by which one receiver fetches one version of one offer (or, if a file is appended to,
-the versions that continue it).
+all transfers by which one receiver fetches one version of one offer. (A version that was only
+appended to counts as the same one.)
 
 Threads. The main thread waits for a signal or for the end of the server thread. The server thread
 accepts connections and checks all of them every CHECK_INTERVAL. Each connection has a thread of its
@@ -26,10 +26,10 @@ own, the only one that reads, sends, waits for acknowledgements and looks at fil
 prints lines and draws the rows at the bottom of a terminal.
 
 The one lock is that of the Registry. It protects the downloads, the transfers, the list of channels
-and everything that Channel.refresh sets. What only the thread of the connection changes needs no
-lock: the other counts of its Channel, and where the body of its Transfer begins. The lock is never
-held while a disk, a network or a terminal is waited for. (The Terminal has a small lock for its
-queue of lines.)
+and everything that Channel.refresh sets. Attributes that only the thread of the connection changes
+need no lock: Channel.handed_over, Channel.received, and where the body of a Transfer begins. The
+lock is never held while a disk, a network or a terminal is waited for. (The Terminal has a small
+lock for its queue of lines.)
 
 Read the sections "Downloads: decisions" and "Downloads: registry" last: they use the terms of all
 other sections.
@@ -187,17 +187,17 @@ FOLDER_FLAGS = READABLE_FOLDER_FLAGS | getattr(os, "O_PATH", 0)
 # program holds a lease on the file.
 RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 
-# A short span of a file is sent as a copy. A longer one is sent by sendfile, but for its end, which
-# is copied after a last check of the file.
+# A short span of a file is sent as a copy. A longer one is sent by sendfile, except for its last
+# bytes, which are copied after a last check of the file.
 COPY_LIMIT = 64 * 1024  # bytes of the longest span that is copied
 COPIED_END = 4 * 1024  # bytes at the end of a longer span
-DIGEST_LIMIT = 64 * 1024  # bytes of the largest file of which no digest is made
-DIGEST_LENGTH = 4 * 1024  # bytes at the end of a larger file that its digest tells apart
+# A digest of the last bytes of a file tells later whether the file has only grown.
+DIGEST_LENGTH = 4 * 1024  # bytes that are hashed
+DIGEST_LIMIT = 64 * 1024  # bytes: a file up to this size gets no digest
 GROWTH_PAUSES = (0.002, 0.01, 0.05)  # seconds between looks at a file that may be growing
 
-# A name by which a file system knows no file that is listed under another name, apart from upper
-# and lower case. Of other names that is not certain: Unicode writes an accent in two ways, and FAT
-# ignores a dot at the end. See Folder.ensure_visible.
+# Names that have one spelling only, apart from upper and lower case. Other names may have several:
+# Unicode writes an accent in two ways, and FAT ignores a dot at the end. See Folder.ensure_visible.
 PLAIN_NAME = re.compile("[0-9A-Za-z._-]*[0-9A-Za-z_-]")
 
 # Windows has no names with these characters, ignores dots and blanks at the end of a name, and
@@ -367,7 +367,8 @@ class PinnedFile:
             self._descriptor = -1
 
     def digest_before(self, stop: int) -> int:
-        """Return a hash of the 4 KiB before *stop*, valid in this process; 0 if it is not read.
+        """Return a hash of the 4 KiB before *stop*, valid in this process; 0 where *stop* is small,
+        or if these bytes cannot be read.
 
         It tells whether a file that is larger now has only grown. The inode does not tell that: a
         new file may get the inode of a deleted one, and a file that is rewritten keeps its inode.
@@ -434,6 +435,8 @@ class PinnedFile:
         if status.st_size < self._size:
             raise self._changed(" became shorter")
         if status.st_size > self._size:
+            # Of a small file there is no digest. It is read at once, so it hardly changes
+            # meanwhile.
             return self._may_grow and self.digest_before(self._size) == self.end_digest
         return status.st_mtime_ns == self._mtime_ns
 
@@ -713,7 +716,7 @@ class OfferedFile:
         return self._file.parts(start, stop)
 
     def digest_before(self, stop: int) -> int:
-        """Return what tells whether a version of *stop* bytes has only grown since."""
+        """Return the digest by which an older version of *stop* bytes is recognized."""
         return self._file.digest_before(stop)
 
     def close(self) -> None:
@@ -860,7 +863,7 @@ def padded(data: bytes) -> bytes:
 
 
 def round_up(size: int) -> int:
-    """Return how many bytes the blocks have that hold *size* bytes."""
+    """Return *size*, rounded up to whole blocks."""
     blocks = (size + BLOCK - 1) // BLOCK
     return blocks * BLOCK
 
@@ -1147,10 +1150,11 @@ class Share:
             size = None
             if entry.kind in (EntryKind.FILE, EntryKind.SYMLINK):
                 size = self._size_of(entry.path.split("/"))
-            are_files_offered = entry.path == "" or self._is_recursive
+            is_entered = entry.path == "" or self._is_recursive
             if size is not None:
                 survey.listed.append(Listed(entry.path, size, None))
-            elif entry.kind is EntryKind.FOLDER and are_files_offered:
+            elif entry.kind is EntryKind.FOLDER and is_entered:
+                # The files in it are offered.
                 continue
             elif entry.kind is not EntryKind.HIDDEN:
                 survey.left_out.setdefault(entry.kind, []).append(entry.path)
@@ -1315,8 +1319,8 @@ def ensure_offerable(path: str) -> None:
         raise OSError(errno.EINVAL, "neither a regular file nor a folder", path)
     descriptor, status = open_regular_file(path)
     try:
-        # Files such as /proc/cpuinfo have bytes beyond their size. So does for a moment a file that
-        # is being appended to, but then its size follows.
+        # Files such as /proc/cpuinfo have bytes beyond their size. A file that is being appended to
+        # looks the same for a moment, until its size has followed.
         has_more = pread(descriptor, 1, status.st_size) != b""
         if has_more and os.fstat(descriptor).st_size == status.st_size:
             raise OSError(errno.EINVAL, "a file without a fixed size cannot be offered", path)
@@ -1561,8 +1565,8 @@ def parse_ranges(value: str, size: int) -> List[ByteRange]:
     """Return the ranges of a Range field, for a file of *size* bytes, in the order asked.
 
     Return no range if the field is to be ignored. Return one range with start == stop if the file
-    has no byte of any of them: the answer is 416, or 409 if the bytes that the client has are of an
-    older version.
+    has no byte of any of them: the answer is 416 or, if the client already has bytes of an older
+    version, 409.
     Raise HTTPError if the field is malformed. See RFC 9110, section 14.
     """
     if size == 0:
