@@ -1989,8 +1989,7 @@ class Channel:
         self.handed_over = 0
         # Bytes that the receiver's system has acknowledged, when ``refresh`` was last called.
         self.acknowledged = 0
-        # Bytes that have left the machine at least once, likewise; 0 where the system does not
-        # tell.
+        # Bytes that have left the machine at least once, likewise, as far as the system tells.
         self.transmitted = 0
         # Whether the receiver, or the network, has ended the connection by an error.
         self.is_reset = False
@@ -2047,6 +2046,8 @@ class Channel:
         if handed_over - unacknowledged > self.acknowledged:
             self.acknowledged = handed_over - unacknowledged
             self.note_progress()
+        # Bytes that were handed over between the two questions count as not transmitted.
+        self.transmitted = max(self.transmitted, self.acknowledged)
 
     def look_for_end(self) -> None:
         """Find out whether the receiver has closed its side.
