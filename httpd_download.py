@@ -26,10 +26,11 @@ own, the only one that reads, sends, waits for acknowledgements and looks at fil
 prints lines and draws the rows at the bottom of a terminal.
 
 The one lock is that of the Registry. It protects the downloads, the transfers, the list of channels
-and everything that Channel.refresh sets. Attributes that only the thread of the connection changes
-need no lock: Channel.handed_over, Channel.received, and where the body of a Transfer begins. The
-lock is never held while a disk, a network or a terminal is waited for. (The Terminal has a small
-lock for its queue of lines.)
+and what is known of each channel: all that its methods refresh, look_for_end, note_progress and
+note_reset set. Attributes that only the thread of the connection changes need no lock:
+Channel.handed_over, Channel.received, and where the body of a Transfer begins. The lock is never
+held while a disk, a network or a terminal is waited for. (The Terminal has a small lock for its
+queue of lines.)
 
 Read the sections "Downloads: decisions" and "Downloads: registry" last: they use the terms of all
 other sections.
@@ -214,7 +215,8 @@ class FileChanged(Exception):
 
 
 class FileSpan(NamedTuple):
-    """Bytes of an open file, from *start* up to *stop*, that may be sent without being read."""
+    """Bytes of an open file, from *start* up to *stop*, that may be sent without being read. The
+    sender calls ensure_unchanged before each step."""
 
     file: "PinnedFile"
     start: int
@@ -1924,7 +1926,8 @@ def count_unacknowledged(sock: socket.socket) -> Optional[int]:
         return sock.getsockopt(socket.SOL_SOCKET, SO_NWRITE)
     if fcntl is None:
         return None
-    # TIOCOUTQ of a terminal is Linux' SIOCOUTQ of a socket. The BSDs answer ENOTTY.
+    # Linux' SIOCOUTQ has the same number as TIOCOUTQ, the request for terminals, and only that has
+    # a name in Python. The BSDs answer ENOTTY.
     return ask_number(sock, termios.TIOCOUTQ)
 
 
@@ -2052,8 +2055,8 @@ class Channel:
     def look_for_end(self) -> None:
         """Find out whether the receiver has closed its side.
 
-        A program that is killed may close before the reset comes. And this system tells of a reset
-        only once, perhaps to another thread, which has not called ``note_reset`` yet.
+        A program that is killed may close before the reset comes. And the operating system reports
+        a reset only once, perhaps to another thread, which has not called ``note_reset`` yet.
         """
         try:
             self.has_peer_left = self.has_peer_left or is_peer_gone(self._socket)
@@ -2358,9 +2361,9 @@ class Resumption(NamedTuple):
     """Where a receiver has resumed a transfer, and how far the transfer had come by then."""
 
     offset: int  # in the file
-    # Bytes of the body that had left by then. That they are acknowledged later does not count as
-    # progress: the FIN of a killed client brings the acknowledgements that a broken network had
-    # lost.
+    # Bytes of the body that had left by then. Only bytes beyond these are progress: the FIN of a
+    # killed client acknowledges bytes before, of which a broken network had lost the
+    # acknowledgement.
     transmitted: int
 
 
@@ -2528,7 +2531,8 @@ class Transfer:
         if self._is_abandoned():
             # The receiver has asked for what follows, so it has the bytes before.
             arrived_stop = max(arrived_stop, self._resumptions[self.receiver].offset)
-        # A receiver that resets a connection has not read the last byte.
+        # The last byte counts only when the transfer has finished: a receiver that resets a
+        # connection has not read it.
         return [(start, min(arrived_stop, stop - 1))]
 
     def _is_abandoned(self) -> bool:
@@ -2631,9 +2635,9 @@ class Download:
         self._ended_bytes = 0
         # How many bytes, from the first one on, the receiver had before this program was started.
         self.claimed = 0
-        # Another receiver that has gone on with it, which supersedes it, and how many bytes of it
-        # had been transmitted by then. (It is outdated if its own receiver asks for another
-        # version.)
+        # Another receiver that has gone on with it, and how many bytes of it had been transmitted
+        # by then. Such a download is superseded. It is outdated if its own receiver asks for
+        # another version.
         self.superseded_by: Optional[Receiver] = None
         self._transmitted_before = 0
         # When the log last told of a refused request: one that would have continued this download
@@ -2715,6 +2719,7 @@ class Download:
         return unite([*self.arrived(), (0, self.claimed)])
 
     def is_whole(self) -> bool:
+        """Return whether every byte has arrived. (An empty file is delivered by one response.)"""
         return self.held() == [(0, self.version.size)]
 
     def is_active(self, now: float) -> bool:
@@ -2795,8 +2800,8 @@ class Download:
         return any(each.asks_for_everything for each in (*self.active, *self.ended))
 
     def has_got_all_it_asked_for(self) -> bool:
-        """Return whether no transfer is active or broken off. If the file is not whole all the
-        same, the receiver may have had the rest already."""
+        """Return whether no transfer is active or broken off. Then, even if the file is not whole
+        here, the receiver may have had the rest already."""
         arrived = self.arrived()
         is_broken = any(transfer.is_broken_off(arrived) for transfer in self.ended)
         return not self.active and not is_broken
@@ -2934,8 +2939,8 @@ class Known(NamedTuple):
         return any(download.is_aria2_probe() for download in self.probes)
 
 
-def sort_known(downloads: Sequence[Download], receiver: Receiver, now: float) -> Known:
-    """Return *downloads* of an offer, sorted for a request of *receiver*."""
+def classify(downloads: Sequence[Download], receiver: Receiver, now: float) -> Known:
+    """Divide *downloads* of an offer into those that matter for a request of *receiver*."""
     outdated = find_outdated(downloads)
     own = [each for each in downloads if each.receiver == receiver]
     probes = [each for each in own if each.is_probe()]
@@ -3043,7 +3048,7 @@ def place(
     if not request.resumes_unknown_version:
         # It begins at the start, or has told its version: only downloads of this version matter.
         downloads = [each for each in downloads if each.version.is_same(request.version)]
-    known = sort_known(downloads, request.receiver, now)
+    known = classify(downloads, request.receiver, now)
     for evidence in EVIDENCE:
         match = evidence(request, known)
         if match is None:
@@ -3168,7 +3173,7 @@ def receiver_label(receiver: Receiver, rivals: Iterable[Receiver]) -> str:
 FIRST_WAIT = 0.001  # seconds until a first look whether a response has arrived; then doubled
 PROBE_GRACE = 1.0  # seconds in which a request for everything may still turn out to be a probe
 MAX_RESTING = 1000  # downloads that are remembered although nothing of them is under way
-MAX_EXAMINED = 64  # channels that are refreshed, and downloads of a receiver, for one request
+MAX_EXAMINED = 64  # transfers or downloads that are looked at, at most, for one request
 # Where the system reports no acknowledgements: bytes of the longest body that has finished without
 # a sign of the receiver. A longer one has finished when the receiver closes.
 MAX_CONFIRMED = 1 << 16
@@ -3238,8 +3243,8 @@ class Registry:
         """Wait a moment if the receiver of *transfer* may be about to end a probe.
 
         aria2 asks for everything, and resets that when it asks for the pieces that it lacks. Under
-        load a piece can come before the reset. Whether aria2 goes on with bytes that it has, which
-        may be of an older version, is not known before.
+        load a piece can come before the reset, which alone shows that aria2 goes on with bytes that
+        it has. They may be of an older version.
         """
         while self._may_end_probe(transfer):
             time.sleep(FIRST_WAIT)
@@ -3314,7 +3319,7 @@ class Registry:
             raise HTTPError(503, "no more downloads are wanted", reason="enough was delivered")
 
     def _refresh_channels(self, transfer: Transfer) -> None:
-        """Bring what is known of the other transfers of the same offer up to date."""
+        """Bring the other transfers of the same offer up to date; end those that were reset."""
         if transfer.asks_for_everything:
             return
         rivals = [each for each in self._active_transfers() if each.name == transfer.name]
@@ -3545,10 +3550,10 @@ class Registry:
         event = describe_pause(download)
         download.pause()
         outdated = find_outdated(self._of_offer(download.name))
-        if not self._concerns_nobody(download, outdated):
+        if not self._needs_no_mention(download, outdated):
             self.log(download.receiver.address, download.session.request_line, event)
 
-    def _concerns_nobody(self, download: Download, outdated: Set[Download]) -> bool:
+    def _needs_no_mention(self, download: Download, outdated: Set[Download]) -> bool:
         """Return whether no receiver waits for the rest of *download*, so that neither the log nor
         the summary mentions it: another receiver goes on with it; its receiver has begun another
         version; or it was brief and another download at its address replaces it."""
@@ -3566,9 +3571,9 @@ class Registry:
             if is_own and is_later and other.status is Status.UNDER_WAY:
                 # *download* was the probe of aria2 or axel, *other* fetches the pieces.
                 return True
-            is_same = is_own and other.version.is_same(download.version)
+            is_own_and_same = is_own and other.version.is_same(download.version)
             has_more = count_bytes(other.held()) > arrived
-            if has_more and (is_same or download.is_probe()):
+            if has_more and (is_own_and_same or download.is_probe()):
                 return True
         return False
 
@@ -3700,7 +3705,7 @@ class Registry:
         return list(latest.values())
 
     def _is_unfinished(self, download: Download, outdated: Set[Download]) -> bool:
-        if download.status is Status.DELIVERED or self._concerns_nobody(download, outdated):
+        if download.status is Status.DELIVERED or self._needs_no_mention(download, outdated):
             return False
         # A receiver that has this version lacks nothing, unless it is fetching it again.
         has_it = any(each.status is Status.DELIVERED for each in self._siblings(download))

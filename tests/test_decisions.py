@@ -24,6 +24,7 @@ from httpd_download import (
     Transfer,
     Version,
     asked_for_last,
+    classify,
     count_bytes,
     describe_arrival,
     describe_delivery,
@@ -37,7 +38,6 @@ from httpd_download import (
     place,
     program_name,
     receiver_label,
-    sort_known,
     unite,
     waiting_at_address,
 )
@@ -143,7 +143,7 @@ class ResumptionTest(unittest.TestCase):
         for label, transfer, outcome, first, expected in rows:
             with self.subTest(label):
                 download = make_download(transfer, outcome=outcome)
-                known = sort_known([download], CURL, 99)
+                known = classify([download], CURL, 99)
                 found = left_off_by_itself(make_transfer(first), known)
                 self.assertEqual(found, Match(download, transfer) if expected else None)
 
@@ -182,7 +182,7 @@ class ResumptionTest(unittest.TestCase):
     def test_nearest_of_several(self) -> None:
         downloads = [make_download(make_transfer(got=got)) for got in (44, 41, 47)]
         for first, expected in ((40, 1), (44, 0), (46, 2)):
-            found = left_off_by_itself(make_transfer(first), sort_known(downloads, CURL, 99))
+            found = left_off_by_itself(make_transfer(first), classify(downloads, CURL, 99))
             assert found
             self.assertIs(found.download, downloads[expected])
 
@@ -209,7 +209,7 @@ class EvidenceTest(unittest.TestCase):
     ) -> None:
         for label, request, downloads, expected in rows:
             with self.subTest(label):
-                found = evidence(request, sort_known(downloads, request.receiver, 99))
+                found = evidence(request, classify(downloads, request.receiver, 99))
                 self.assertIs(
                     found and found.download,
                     None if expected is None else downloads[expected],
