@@ -718,7 +718,7 @@ class OfferedFile:
         return self._file.parts(start, stop)
 
     def digest_before(self, stop: int) -> int:
-        """Return the digest by which an older version of *stop* bytes is recognized."""
+        """Return the digest of the bytes before *stop*: see PinnedFile.digest_before."""
         return self._file.digest_before(stop)
 
     def close(self) -> None:
@@ -1001,6 +1001,7 @@ class OpenedArchive:
             header = self._archive.header(entry)
             content_offset = header_offset + len(header)
             padding_offset = content_offset + entry.size
+            # Behind the last member, this includes the two blocks that end the archive.
             padding = bytes(offsets[index + 1] - padding_offset)
 
             if entry.kind is EntryKind.FILE and entry.size == 0:
@@ -2290,7 +2291,7 @@ class ChannelReader(io.RawIOBase):
 #   BROKEN                  the connection was reset or gave no progress, or the file changed
 #
 #   status of a download    when                                                       log line
-#   UNDER_WAY               a request joins it              200 or 206, if it was not UNDER_WAY
+#   UNDER_WAY               a request joins it                        at the first: 200 or 206
 #   DELIVERED               it was UNDER_WAY or PAUSED, every byte has arrived, and
 #                           all of its active transfers linger;
 #                           or one response with everything has FINISHED             delivered.
@@ -2755,8 +2756,8 @@ class Download:
         return has_successor and self.acknowledged() <= self._transmitted_before
 
     def is_brief(self) -> bool:
-        """Return whether it is a single request that brought less than PROBE_LIMIT and has ended,
-        or whose receiver has left (as far as ``look_for_end`` has found out)."""
+        """Return whether it is a single request, without claimed bytes, that brought less than
+        PROBE_LIMIT, and is over: it has ended, or ``look_for_end`` found that its receiver left."""
         if self.requests != 1 or self.status is Status.DELIVERED or self.claimed:
             return False
         for transfer in self.active:
@@ -3571,9 +3572,9 @@ class Registry:
             if is_own and is_later and other.status is Status.UNDER_WAY:
                 # *download* was the probe of aria2 or axel, *other* fetches the pieces.
                 return True
-            is_own_and_same = is_own and other.version.is_same(download.version)
+            is_own_version = is_own and other.version.is_same(download.version)
             has_more = count_bytes(other.held()) > arrived
-            if has_more and (is_own_and_same or download.is_probe()):
+            if has_more and (is_own_version or download.is_probe()):
                 return True
         return False
 
@@ -3966,6 +3967,7 @@ class PartialContentHandler(http.server.SimpleHTTPRequestHandler):
         fields = {"Content-Type": "text/plain; charset=utf-8", **error.fields}
         fields["Content-Length"] = str(len(body))
         if error.is_logged:
+            # In the log, "-" stands for the size. The reason follows.
             self.log_request(error.status, f"- {error.reason}".rstrip())
         response = self._head(error.status, fields, error.phrase)
         # A HEAD gets no body. Its fields may be malformed, and then ``command`` is not set.
@@ -4276,8 +4278,8 @@ MAX_TIME_LEFT = 100 * 3600  # seconds; a longer time left would be a mere guess,
 
 FULL_BLOCK = "\u2588"
 ZERO_WIDTH_JOINER = "\u200d"
-# Parts of emoji that Unicode does not count among the symbols: the request for the coloured form of
-# a character, the arrow of a head that is shaken, and the five tones of skin.
+# Parts of emoji that Unicode does not count among the symbols: the selector of the coloured form,
+# the arrow of the emoji "head shaking", and the five skin tones.
 OTHER_EMOJI_PARTS = "\ufe0f\u2194\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 # Control characters, invisible format characters, lone surrogates, and separators of lines and
 # paragraphs. They can move the cursor, reverse the direction of text, or forge a line of the log.
@@ -4288,6 +4290,7 @@ ZERO_WIDTH_CATEGORIES = ("Mn", "Me", "Cf")
 GREEN = "\x1b[1;32m"
 YELLOW = "\x1b[33m"
 RESET_COLOUR = "\x1b[0m"
+# By the beginnings of the events that describe_delivery and describe_pause return.
 EVENT_COLOURS = {"delivered.": GREEN, "req terminated.": YELLOW}
 BELL = "\a"
 CURSOR_UP = "\x1b[1A"
@@ -4627,8 +4630,8 @@ class Terminal:
         return [QueuedText(self._err, erase), *texts, QueuedText(self._err, draw)]
 
     def _is_in_foreground(self) -> bool:
-        """Return whether the terminal is this program's, and not, after Ctrl-Z and bg or because of
-        an & behind the command, the shell's."""
+        """Return whether the terminal is this program's. It is the shell's after Ctrl-Z and bg, or
+        if the command was started with &."""
         if self._err is None or not hasattr(os, "tcgetpgrp"):
             return True
         try:
@@ -5029,8 +5032,8 @@ def make_server(
 
 
 def own_files(options: argparse.Namespace) -> List[str]:
-    """Return the files of this program, and those with its certificate and its private key, but for
-    those that are named on the command line: who names such a file wants to offer it."""
+    """Return the files of this program, its certificate and its private key, except those that are
+    named on the command line: to name such a file is to offer it."""
     # Piped into an interpreter, the program is no file. Imported, it may have been compiled.
     specification = globals().get("__spec__")
     paths = [globals().get("__file__"), getattr(specification, "cached", None)]
