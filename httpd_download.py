@@ -3644,7 +3644,9 @@ class Registry:
             more = max(0, len(shown) - limit)
             note = ""
             if self.has_enough():
-                count = pluralize(len(under_way), "download")
+                # A receiver may fetch again what it has: such a download is delivered, and active.
+                going_on = [each for each in self._downloads if each.is_active(now)]
+                count = pluralize(len({*under_way, *going_on}), "download")
                 note = f"enough delivered: waiting for {count} to end"
             elif not under_way:
                 note = "waiting for a receiver (Ctrl-C to stop)"

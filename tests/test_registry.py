@@ -496,6 +496,7 @@ class EnoughTest(Case):
         self.assertFalse(self.registry.is_done())
         self.finish(other)
         self.assertFalse(self.registry.is_done(), "a transfer of what is delivered")
+        self.assertEqual(self.registry.view(1).note, expected)
         self.wait(STALLED_AFTER)
         self.assertFalse(self.registry.is_done())
 
