@@ -437,8 +437,7 @@ class PinnedFile:
         if status.st_size < self._size:
             raise self._changed(" became shorter")
         if status.st_size > self._size:
-            # Of a small file there is no digest. It is read at once, so it hardly changes
-            # meanwhile.
+            # A small file has no digest. It is read in one step, so it hardly changes meanwhile.
             return self._may_grow and self.digest_before(self._size) == self.end_digest
         return status.st_mtime_ns == self._mtime_ns
 
@@ -1569,8 +1568,7 @@ def parse_ranges(value: str, size: int) -> List[ByteRange]:
 
     Return no range if the field is to be ignored. Return one range with start == stop if the file
     has no byte of any of them: the answer is 416 or, if the client already has bytes of an older
-    version, 409.
-    Raise HTTPError if the field is malformed. See RFC 9110, section 14.
+    version, 409. Raise HTTPError if the field is malformed. See RFC 9110, section 14.
     """
     if size == 0:
         # An empty file has no satisfiable range. curl and wget resume it like any other file, and
@@ -2568,8 +2566,7 @@ class Session:
         self.request_line = request_line
         self.began_at = now
         self.arrived_at_start = arrived
-        # When bytes of transfers that have ended were last acknowledged, and when the last one
-        # ended.
+        # When bytes of ended transfers were last acknowledged, and when the last of them ended.
         self.last_progress = now
         self.last_ended = now
         # The last transfers of this session that broke.
