@@ -2728,14 +2728,15 @@ class Download:
         """Return whether nothing of it was acknowledged for a moment."""
         return all(now - each.channel.last_progress >= QUIET_AFTER for each in self.active)
 
-    def has_or_expects(self, offset: int) -> bool:
+    def has_or_expects(self, offset: int, now: float) -> bool:
         """Return whether the receiver has the byte at *offset* by it, or waits for it."""
         if self.status is Status.DELIVERED:
             return True
         spans = self.held()
         for transfer in (*self.active, *self.ended):
-            # A transfer whose connection was reset will not bring its bytes any more.
-            if transfer.outcome is not Outcome.BROKEN and not transfer.channel.is_reset:
+            # A transfer that was reset or given up will not bring its bytes any more.
+            is_over = transfer.outcome is Outcome.BROKEN or transfer.channel.is_reset
+            if not is_over and not transfer.is_lingering(now, self.asked_at):
                 spans += transfer.spans
         return any(start <= offset < stop for start, stop in spans)
 
@@ -2962,17 +2963,21 @@ def left_off_by_predecessor(request: Transfer, known: Known) -> Optional[Match]:
     """Find the transfer that left off where *request* begins, in a probe or an older version of the
     receiver, or in a quiet download of another receiver. (Not if a current download of the receiver
     has the byte before, or expects it.) aria2 resumes every segment in this way, also in another
-    network."""
-    if request.form is RangeForm.OPEN and known.current:
+    network; and so does a receiver that comes back to its first network."""
+    # A download that another receiver has gone on with says no longer what its own receiver has.
+    in_use = [each for each in known.current if not each.is_superseded()]
+    if request.form is RangeForm.OPEN and in_use:
         # Not a segment. curl and wget resume their own transfer, which was looked for before;
         # players jump about. Only a probe or an older version is left.
         return nearest_left_off(request, [*known.probes, *known.outdated])
-    if any(download.has_or_expects(request.first - 1) for download in known.current):
+    if any(download.has_or_expects(request.first - 1, known.now) for download in in_use):
         return None
     receiver = request.receiver
+    successors = {download.superseded_by for download in known.current}
     quiet_others = []
     for download in known.others:
-        if download.superseded_by == receiver or download.is_quiet(known.now):
+        is_related = download.superseded_by == receiver or download.receiver in successors
+        if is_related or download.is_quiet(known.now):
             quiet_others.append(download)
     if known.has_aria2_probe:
         # aria2 may resume an older version. Its probe of the new version left off near the
@@ -3052,8 +3057,9 @@ def place(
         if match is None:
             continue
         if is_continued_by(match.download.version, request.version, digests):
-            return Placement(match, joined=joined_download(request, match, known))
-        if not reads_at_random(request, match, known):
+            if may_inherit(request, match, known):
+                return Placement(match, joined=joined_download(request, match, known))
+        elif not reads_at_random(request, match, known):
             return Placement(match, is_refused=True)
     claimed = claimed_bytes(request, known)
     if claimed:
@@ -3077,6 +3083,22 @@ def reads_at_random(request: Transfer, match: Match, known: Known) -> bool:
     older = match.download
     is_fetching = older.is_active(known.now) and older.has_asked_for_everything()
     return not is_fetching and not known.has_aria2_probe
+
+
+def may_inherit(request: Transfer, match: Match, known: Known) -> bool:
+    """Return whether *request* tells that its receiver has what the download of *match* brought,
+    which may have been another receiver's.
+
+    A reader of archives begins with a range near the end of the file, where a download of somebody
+    else may happen to have left off. So such a range tells something only if aria2 sends it, or a
+    program that fetches the file in ranges (wget2 --chunk-size), as the other receiver did.
+    """
+    if match.download.receiver == request.receiver or request.form is RangeForm.OPEN:
+        return True
+    if request.form is not RangeForm.CLOSED:
+        return False
+    resumes_closed_range = match.transfer is not None and match.transfer.form is RangeForm.CLOSED
+    return resumes_closed_range or known.has_aria2_probe
 
 
 def joined_download(request: Transfer, match: Match, known: Known) -> Optional[Download]:

@@ -225,6 +225,11 @@ class EvidenceTest(unittest.TestCase):
         busy = make_download(make_transfer(got=40, at=99.01 - QUIET_AFTER), outcome=Outcome.ACTIVE)
         own = [make_download(make_transfer(got=40, at=1)), delivered(version=NEW)]
         newer = make_download(make_transfer(got=20, version=NEW, at=2))
+        left_here = make_download(make_transfer(got=10))
+        left_here.note_superseded(AWAY)
+        busy_there = make_download(make_transfer(10, 100, AWAY, got=30, at=99))
+        silent = make_download(make_transfer(20, 60, AWAY), outcome=Outcome.ACTIVE)
+        silent.join(make_transfer(80, 90, AWAY, at=98), 98)
         rows: list[tuple[str, Transfer, list[Download], int | None]] = [
             ("nothing is known", moved, [], None),
             ("another receiver's that is quiet", moved, [quiet], 0),
@@ -235,6 +240,8 @@ class EvidenceTest(unittest.TestCase):
             ("an open range is no segment", make_transfer(40, receiver=AWAY), [quiet, piece], None),
             ("open, what it has given up", make_transfer(40), [own[0], newer], 0),
             ("it has all of a version", make_transfer(40, 60, form=closed), own, None),
+            ("it comes back", make_transfer(40), [left_here, busy_there], 1),
+            ("the byte before was asked for in vain", moved, [quiet, silent], 0),
         ]
         self.check(left_off_by_predecessor, rows)
 
@@ -296,10 +303,38 @@ class PlaceTest(unittest.TestCase):
         there = make_download(make_transfer(got=40))
         here = make_download(make_transfer(60, 80, AWAY), outcome=Outcome.ACTIVE)
         request = make_transfer(40, 60, AWAY, form=RangeForm.CLOSED)
-        found = place(request, [there, here], {}, 99)
+        found = place(request, [there, probe(AWAY), here], {}, 99)
         assert found.match
         self.assertIs(found.match.download, there)
         self.assertIs(found.joined, here)
+
+    def test_who_inherits_what_another_receiver_has(self) -> None:
+        closed, suffix = RangeForm.CLOSED, RangeForm.SUFFIX
+        fetched = make_download(make_transfer(got=99))
+        in_chunks = make_download(make_transfer(90, 100, got=9, form=closed))
+        rows: list[tuple[str, Transfer, list[Download], bool]] = [
+            ("who asks for the rest", make_transfer(99, receiver=AWAY), [fetched], True),
+            ("a reader of archives", make_transfer(99, 100, AWAY, form=closed), [fetched], False),
+            ("another one", make_transfer(99, 100, AWAY, form=suffix), [fetched], False),
+            ("fetches chunks too", make_transfer(99, 100, AWAY, form=closed), [in_chunks], True),
+            (
+                "aria2, after its probe",
+                make_transfer(99, 100, AWAY, form=closed),
+                [fetched, probe(AWAY)],
+                True,
+            ),
+            (
+                "a reader, after something else",
+                make_transfer(99, 100, ARIA2, form=suffix),
+                [fetched, probe(got=0.1)],
+                False,
+            ),
+        ]
+        for label, request, downloads, expected in rows:
+            with self.subTest(label):
+                match = place(request, downloads, {}, 99).match
+                inherits = match is not None and match.download is downloads[0]
+                self.assertEqual(inherits, expected)
 
     def test_another_version_is_refused(self) -> None:
         closed, suffix = RangeForm.CLOSED, RangeForm.SUFFIX

@@ -429,6 +429,8 @@ class Person:
             yield
         if how == "moved":
             self.address += "9"
+        elif how == "returned":
+            self.address = self.address[:-1]
 
     def write(self, start: int, stop: int, edition: Edition) -> None:
         """Write what was read of *edition*."""
@@ -748,13 +750,16 @@ HABITS = {
     "greedy": ([0, 3 * MIB, 8 * MIB], [0]),
 }
 # What people do. A program may be broken off by being "killed", by a "silent" network, or because
-# its person has "moved" to another address.
+# its person has "moved" to another address, or "returned" to the one before.
 SINGLE = (
     "curl",
     "curl killed, curl killed, curl",
     "curl silent, curl silent, curl",
     "curl moved, curl",
     "curl silent, curl killed, curl moved, curl",
+    "curl moved, curl returned, curl",
+    "curl moved, curl moved, curl returned, curl returned, curl",
+    "wget killed, curl killed, wget",
     "wget, delete, wget",
     "aria2-x8",
     "aria2-x8 killed, aria2-x8",
@@ -762,6 +767,7 @@ SINGLE = (
     "aria2-x8 silent, rest, aria2-x8",
     "aria2-x8 moved, aria2-x8",
     "aria2-x8 moved, rest, aria2-x8",
+    "aria2-x8 moved, aria2-x8 returned, aria2-x8",
     "aria2-x1 killed, aria2-x1",
     "axel",
     "axel killed, axel",
@@ -802,6 +808,8 @@ SINGLE = (
     "chunks | rest, replaced",
     "aria2-x8, aria2-x8 | rest, replaced",
     "remotezip once | rest, replaced",
+    "curl killed | rest, remotezip",
+    "curl silent | rest, fsspec",
     "curl killed, curl | curl silent, curl | aria2-x8 killed, aria2-x8 | axel | player",
 )
 # axel forgets what it had when it is killed, and nothing that a server sees tells so.
